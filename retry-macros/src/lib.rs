@@ -1,0 +1,19 @@
+//! The attribute `#[transactional]`, re-exported and documented by the crate `retry-runtime`.
+//!
+//! This crate reads the attribute and writes the retry loop. It holds no policy: every default, every
+//! classification and every statement sent to the server is the runtime's.
+
+mod args;
+mod error;
+mod expand;
+mod item;
+mod validate;
+mod value;
+
+use proc_macro::TokenStream;
+
+/// Placeholder
+#[proc_macro_attribute]
+pub fn transactional(args: TokenStream, item: TokenStream) -> TokenStream {
+    expand::expand(args.into(), item.into()).into()
+}

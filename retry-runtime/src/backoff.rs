@@ -1,0 +1,87 @@
+//! How long a retry waits: exponential bounds, spread by jitter.
+
+use std::time::Duration;
+
+use rand::{Rng, RngExt};
+
+use crate::policy::{Jitter, Policy};
+
+/// Which schedule a retry follows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Schedule {
+    /// After losing to a concurrent transaction: short, as the winner is soon done.
+    Conflict,
+    /// After a failure of the surroundings: twenty times as long.
+    Surroundings,
+}
+
+impl Schedule {
+    const fn factor(self) -> u32 {
+        match self {
+            Self::Conflict => 1,
+            Self::Surroundings => 20,
+        }
+    }
+}
+
+/// The delay before the `n`-th retry (1 for the first): at most `min(max_delay, base_delay · 2^(n-1))`.
+pub(crate) fn delay(policy: &Policy, schedule: Schedule, n: u32, rng: &mut impl Rng) -> Duration {
+    let bound = bound(policy, schedule, n);
+    match policy.jitter {
+        Jitter::Full => rng.random_range(Duration::ZERO..=bound),
+        Jitter::Equal => rng.random_range(bound / 2..=bound),
+        Jitter::None => bound,
+    }
+}
+
+fn bound(policy: &Policy, schedule: Schedule, n: u32) -> Duration {
+    let base = policy.base_delay.saturating_mul(schedule.factor());
+    let max = policy.max_delay.saturating_mul(schedule.factor());
+    let doublings = n.saturating_sub(1).min(31);
+    base.saturating_mul(1 << doublings).min(max)
+}
+
+#[cfg(test)]
+mod tests {
+    use rand::SeedableRng;
+    use rand::rngs::StdRng;
+
+    use super::*;
+
+    const MS: Duration = Duration::from_millis(1);
+
+    fn bounds(policy: &Policy, schedule: Schedule) -> Vec<u128> {
+        (1..=8).map(|n| bound(policy, schedule, n).as_millis()).collect()
+    }
+
+    #[test]
+    fn bounds_double_up_to_the_cap() {
+        assert_eq!(bounds(&Policy::DEFAULT, Schedule::Conflict), [1, 2, 4, 8, 16, 32, 50, 50]);
+        assert_eq!(bounds(&Policy::DEFAULT, Schedule::Surroundings), [20, 40, 80, 160, 320, 640, 1000, 1000]);
+    }
+
+    #[test]
+    fn bounds_hold_at_the_extremes() {
+        let policy = Policy::DEFAULT;
+        assert_eq!(bound(&policy, Schedule::Conflict, 0), MS);
+        assert_eq!(bound(&policy, Schedule::Conflict, 1_000_000), 50 * MS);
+        assert_eq!(bound(&policy, Schedule::Conflict, u32::MAX), 50 * MS);
+        let none = Policy { base_delay: Duration::ZERO, max_delay: Duration::ZERO, ..policy };
+        assert_eq!(bound(&none, Schedule::Surroundings, 1_000_000), Duration::ZERO);
+        assert_eq!(delay(&none, Schedule::Conflict, 7, &mut rand::rng()), Duration::ZERO);
+        let huge = Policy { base_delay: Duration::MAX, max_delay: Duration::MAX, ..policy };
+        assert_eq!(bound(&huge, Schedule::Surroundings, 1_000_000), Duration::MAX);
+    }
+
+    #[test]
+    fn jitter_fills_its_range_and_no_more() {
+        for (jitter, low) in [(Jitter::Full, 0), (Jitter::Equal, 25), (Jitter::None, 50)] {
+            let policy = Policy { jitter, ..Policy::DEFAULT };
+            let mut rng = StdRng::seed_from_u64(7);
+            let delays: Vec<_> = (0..4_000).map(|_| delay(&policy, Schedule::Conflict, 9, &mut rng)).collect();
+            let (min, max) = (*delays.iter().min().unwrap(), *delays.iter().max().unwrap());
+            assert!(min >= low * MS && min < low * MS + MS, "{jitter:?}: {min:?}");
+            assert!(max <= 50 * MS && max > 49 * MS, "{jitter:?}: {max:?}");
+        }
+    }
+}

@@ -1,0 +1,241 @@
+//! What a failure means: the one place that knows an SQLSTATE.
+//!
+//! The order is phase, severity, code. FATAL and PANIC end the session whatever their code says (40001 and 53100
+//! come as both), and an answer to `COMMIT` has rules of its own.
+
+use std::error::Error as StdError;
+
+use tokio_postgres::Error as PgError;
+use tokio_postgres::error::{DbError, Severity, SqlState};
+
+use crate::error::Error;
+
+/// What kind of failure an error is. It decides whether a call is retried, and on which budget.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Class {
+    /// A serialization failure: 40001, and CockroachDB's and Aurora DSQL's codes for it.
+    /// Retried on `deadlock_retries`.
+    Serialization,
+    /// Deadlock detected: 40P01. Retried on `deadlock_retries`.
+    Deadlock,
+    /// A lock could not be had in time: 55P03, 55006. Retried on `deadlock_retries`.
+    Lock,
+    /// The connection is lost, or the server is starting up or shutting down. Retried on `retries`.
+    Connection,
+    /// The server or the pool has no connection to give. Retried on `retries`.
+    Capacity,
+    /// A write met a server or a transaction that only reads: 25006. Retried on `retries`, on another connection,
+    /// where the function is not `read_only`.
+    ReadOnly,
+    /// A prepared statement outlived its table's definition or its connection: 26000, and 0A000 "cached plan must
+    /// not change result type". Retried once, outside the budgets, with the statement cache cleared.
+    StalePlan,
+    /// The transaction may be committed, or not: 08007, 40003, [`Error::CommitUnknown`]. Never retried.
+    CommitUnknown,
+    /// Everything else: constraints, syntax, privileges, misuse. Never retried.
+    Fatal,
+}
+
+impl Class {
+    /// Whether the transaction lost to a concurrent one.
+    pub(crate) const fn is_conflict(self) -> bool {
+        matches!(self, Self::Serialization | Self::Deadlock | Self::Lock)
+    }
+}
+
+/// Classifies an error by the first failure of a database, a connection or a pool in its chain of sources.
+///
+/// `None` where the chain has none: an error of the caller's own. For tests and for loops written by hand; the
+/// retry loop of `#[transactional]` uses the same table.
+#[must_use]
+pub fn classify(error: &(dyn StdError + 'static)) -> Option<Class> {
+    Failure::find(error).map(|failure| failure.class)
+}
+
+/// A failure as the loop needs to know it. It outlives the error, which belongs to the body.
+#[derive(Clone, Debug)]
+pub struct Failure {
+    pub(crate) class: Class,
+    /// Whether the session can no longer be used.
+    pub(crate) lost: bool,
+    /// The server's error, where it sent one.
+    pub(crate) db: Option<Box<DbError>>,
+}
+
+impl Failure {
+    /// The first failure in the chain of `error`.
+    pub(crate) fn find(error: &(dyn StdError + 'static)) -> Option<Self> {
+        let mut next = Some(error);
+        let mut from_pool = false;
+        while let Some(error) = next {
+            if let Some(error) = error.downcast_ref::<PgError>() {
+                return Some(Self::from_driver(error));
+            }
+            if let Some(db) = error.downcast_ref::<DbError>() {
+                return Some(Self::from_server(db));
+            }
+            match error.downcast_ref::<Error>() {
+                Some(Error::CommitUnknown { .. }) => return Some(Self::lost(Class::CommitUnknown)),
+                Some(Error::Aborted { source: None } | Error::NestedIsolation { .. }) => {
+                    return Some(Self::kept(Class::Fatal));
+                }
+                Some(Error::Pool(_)) => from_pool = true,
+                _ => {}
+            }
+            if let Some(class) = crate::pools::classify(error) {
+                return Some(Self::lost(class));
+            }
+            if from_pool && error.is::<tokio::time::error::Elapsed>() {
+                return Some(Self::lost(Class::Capacity));
+            }
+            next = error.source();
+        }
+        from_pool.then(|| Self::kept(Class::Fatal))
+    }
+
+    /// A failure that the driver reported.
+    pub(crate) fn from_driver(error: &PgError) -> Self {
+        if let Some(db) = error.as_db_error() {
+            return Self::from_server(db);
+        }
+        if error.is_closed() {
+            return Self::lost(Class::Connection);
+        }
+        // The driver tells its other kinds apart only by their texts, which are constants of it.
+        match error.to_string().as_str() {
+            "error communicating with the server" | "error connecting to server" | "timeout waiting for server" => {
+                Self::lost(Class::Connection)
+            }
+            "unexpected message from server" | "error parsing response from server" => Self::lost(Class::Fatal),
+            _ => Self::kept(Class::Fatal),
+        }
+    }
+
+    /// A failure in answer to `BEGIN`: a hot standby refuses some of its options with 0A000.
+    pub(crate) fn at_begin(error: &PgError) -> Self {
+        let mut failure = Self::from_driver(error);
+        if failure.class == Class::Fatal && failure.has_code(&SqlState::FEATURE_NOT_SUPPORTED) {
+            failure.class = Class::ReadOnly;
+        }
+        failure
+    }
+
+    fn from_server(db: &DbError) -> Self {
+        let fatal = is_fatal(db);
+        let class = if fatal { fatal_class(db) } else { error_class(db) };
+        Self { class, lost: fatal, db: Some(Box::new(db.clone())) }
+    }
+
+    fn lost(class: Class) -> Self {
+        Self { class, lost: true, db: None }
+    }
+
+    fn kept(class: Class) -> Self {
+        Self { class, lost: false, db: None }
+    }
+
+    /// A failure of which nothing is known.
+    pub(crate) fn fatal() -> Self {
+        Self::kept(Class::Fatal)
+    }
+
+    /// The SQLSTATE, where the server sent one.
+    pub(crate) fn code(&self) -> Option<&str> {
+        self.db.as_ref().map(|db| db.code().code())
+    }
+
+    fn has_code(&self, code: &SqlState) -> bool {
+        self.db.as_ref().is_some_and(|db| db.code() == code)
+    }
+
+    /// Whether this only says that an earlier statement failed (25P02).
+    pub(crate) fn is_symptom(&self) -> bool {
+        self.has_code(&SqlState::IN_FAILED_SQL_TRANSACTION)
+    }
+
+    /// Whether a `BEGIN` answered like this found a transaction already open.
+    pub(crate) fn is_open_transaction(&self) -> bool {
+        self.has_code(&SqlState::ACTIVE_SQL_TRANSACTION) || self.is_symptom()
+    }
+
+    /// Whether a cancel request, or a timeout of the server, hit the statement.
+    pub(crate) fn is_canceled(&self) -> bool {
+        self.has_code(&SqlState::QUERY_CANCELED)
+    }
+
+    /// Whether this answer to `COMMIT` proves that the transaction was rolled back.
+    ///
+    /// An ERROR does. FATAL does only straight from the server (a pooler's has no parsed severity), and only where
+    /// the server ends sessions before it writes the commit record.
+    pub(crate) fn proves_rollback(&self) -> bool {
+        let Some(db) = &self.db else { return false };
+        let code = db.code();
+        if !self.lost {
+            return self.class != Class::CommitUnknown && !code.code().starts_with("08");
+        }
+        db.parsed_severity() == Some(Severity::Fatal)
+            && (*code == SqlState::ADMIN_SHUTDOWN || *code == SqlState::IDLE_IN_TRANSACTION_SESSION_TIMEOUT)
+    }
+}
+
+/// A pooler's own errors have no parsed severity, only its text.
+fn is_fatal(db: &DbError) -> bool {
+    match db.parsed_severity() {
+        Some(severity) => matches!(severity, Severity::Fatal | Severity::Panic),
+        None => matches!(db.severity(), "FATAL" | "PANIC"),
+    }
+}
+
+/// The session goes on; its transaction is aborted.
+fn error_class(db: &DbError) -> Class {
+    match db.code().code() {
+        "40001" | "CR000" | "OC000" | "OC001" => Class::Serialization,
+        "40P01" => Class::Deadlock,
+        "55P03" | "55006" => Class::Lock,
+        "08000" | "08001" | "08003" | "08004" | "08006" | "57P01" | "57P02" | "57P03" | "57P05" | "25P03" => {
+            Class::Connection
+        }
+        "53300" => Class::Capacity,
+        "08P01" => protocol_class(db),
+        "25006" => Class::ReadOnly,
+        "26000" => Class::StalePlan,
+        // The message may be translated; the server's function name is not.
+        "0A000" if db.routine() == Some("RevalidateCachedQuery") => Class::StalePlan,
+        "0A000" if db.message().contains("cached plan must not change result type") => Class::StalePlan,
+        "08007" | "40003" => Class::CommitUnknown,
+        _ => Class::Fatal,
+    }
+}
+
+/// The session is over. A new one may do better, unless the server refuses this login or this request as such.
+fn fatal_class(db: &DbError) -> Class {
+    match db.code().code() {
+        "53300" => Class::Capacity,
+        "08P01" => protocol_class(db),
+        "08007" | "40003" => Class::CommitUnknown,
+        code if ["0A", "22", "28", "3D", "42"].iter().any(|class| code.starts_with(class)) => Class::Fatal,
+        _ => Class::Connection,
+    }
+}
+
+/// 08P01 is PgBouncer's code for nearly everything: its text decides.
+fn protocol_class(db: &DbError) -> Class {
+    const CAPACITY: [&str; 2] = ["query_wait_timeout", "no more connections allowed"];
+    const CONNECTION: [&str; 6] = [
+        "server conn crashed",
+        "server login has been failing",
+        "server shutting down",
+        "pooler is shutting down",
+        "client_login_timeout",
+        "query_timeout",
+    ];
+    let is = |texts: &[&str]| texts.iter().any(|text| db.message().contains(text));
+    if is(&CAPACITY) {
+        Class::Capacity
+    } else if is(&CONNECTION) {
+        Class::Connection
+    } else {
+        Class::Fatal
+    }
+}

@@ -1,0 +1,65 @@
+//! What the loop tells the outside: one event for everything that would else pass in silence.
+//!
+//! Without the feature `tracing` these do nothing.
+
+use std::time::Duration;
+
+use crate::classify::Failure;
+use crate::decide::Cause;
+use crate::handle::Handle;
+use crate::run::Site;
+
+#[cfg(feature = "tracing")]
+macro_rules! event {
+    ($level:ident, $failure:expr, $($field:tt)*) => {
+        tracing::$level!(
+            target: "retry_runtime",
+            sqlstate = $failure.and_then(Failure::code),
+            error = $failure.and_then(|failure| failure.db.as_deref()).map(tracing::field::display),
+            $($field)*
+        )
+    };
+}
+
+#[cfg(not(feature = "tracing"))]
+macro_rules! event {
+    ($level:ident, $failure:expr, $($name:ident = $value:expr,)* $message:literal) => {
+        { let _ = ($failure, $($value,)*); }
+    };
+}
+
+/// Another attempt follows after `delay`.
+pub(crate) fn retry(site: &Site, attempt: u32, cause: Cause, failure: Option<&Failure>, delay: Duration) {
+    let delay_us = u64::try_from(delay.as_micros()).unwrap_or(u64::MAX);
+    event!(
+        info,
+        failure,
+        function = site.name,
+        attempt = attempt,
+        class = cause.as_str(),
+        delay_us = delay_us,
+        "retrying"
+    );
+}
+
+/// The failure deserves another attempt, and there is none left.
+pub(crate) fn give_up(site: &Site, attempt: u32, cause: Cause, failure: Option<&Failure>) {
+    event!(warn, failure, function = site.name, attempt = attempt, class = cause.as_str(), "giving up");
+}
+
+/// A session is closed instead of given back.
+pub(crate) fn discard(site: &Site, attempt: u32, failure: Option<&Failure>) {
+    event!(warn, failure, function = site.name, attempt = attempt, "connection discarded");
+}
+
+/// A transaction that somebody had left open was rolled back.
+pub(crate) fn left_open(site: &Site, attempt: u32, failure: &Failure) {
+    let failure = Some(failure);
+    event!(warn, failure, function = site.name, attempt = attempt, "rolled back a transaction that was left open");
+}
+
+/// The answer to COMMIT never came.
+pub(crate) fn commit_unknown(handle: &Handle<'_>, failure: &Failure) {
+    let failure = Some(failure);
+    event!(warn, failure, function = handle.site.name, attempt = handle.attempt, "commit outcome unknown");
+}

@@ -1,0 +1,49 @@
+//! Work put off until an attempt's outcome is known.
+
+use std::fmt;
+use std::pin::Pin;
+
+type Work = Pin<Box<dyn Future<Output = ()> + Send>>;
+
+/// When a hook runs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum When {
+    Committed,
+    RolledBack,
+    /// Registered in a savepoint that is rolled back already, whatever becomes of the transaction.
+    Ended,
+}
+
+/// An attempt's hooks, in the order of registration.
+#[derive(Default)]
+pub(crate) struct Hooks(Vec<(When, Work)>);
+
+impl Hooks {
+    pub(crate) fn add(&mut self, when: When, work: impl Future<Output = ()> + Send + 'static) {
+        self.0.push((when, Box::pin(work)));
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.0.len()
+    }
+
+    /// The savepoint that was begun at `mark` hooks is rolled back.
+    pub(crate) fn roll_back_to(&mut self, mark: usize) {
+        let undone = self.0.split_off(mark.min(self.0.len()));
+        self.0.extend(
+            undone.into_iter().filter(|(when, _)| *when != When::Committed).map(|(_, work)| (When::Ended, work)),
+        );
+    }
+
+    /// Takes what is to run at the end: `outcome` is `None` where it is unknown.
+    pub(crate) fn take(&mut self, outcome: Option<When>) -> Vec<Work> {
+        let due = |when: When| when == When::Ended || Some(when) == outcome;
+        std::mem::take(&mut self.0).into_iter().filter(|(when, _)| due(*when)).map(|(_, work)| work).collect()
+    }
+}
+
+impl fmt::Debug for Hooks {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_list().entries(self.0.iter().map(|(when, _)| when)).finish()
+    }
+}

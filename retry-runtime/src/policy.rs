@@ -1,0 +1,199 @@
+//! What a function asks for: budgets, isolation, timeouts and delays, fixed while compiling.
+
+use std::fmt::Write;
+use std::time::Duration;
+
+/// An isolation level, weakest first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Isolation {
+    /// Each statement sees what was committed before it began.
+    ReadCommitted,
+    /// All statements see what was committed before the first one began.
+    RepeatableRead,
+    /// As if transactions ran one after the other.
+    Serializable,
+}
+
+impl Isolation {
+    /// The level in SQL's words, as in `ISOLATION LEVEL SERIALIZABLE`.
+    #[must_use]
+    pub const fn as_sql(self) -> &'static str {
+        match self {
+            Self::ReadCommitted => "READ COMMITTED",
+            Self::RepeatableRead => "REPEATABLE READ",
+            Self::Serializable => "SERIALIZABLE",
+        }
+    }
+}
+
+/// How much of a back-off delay is left to chance.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum Jitter {
+    /// Anything from nothing to the whole delay, all equally likely.
+    #[default]
+    Full,
+    /// At least half of the delay, and up to the whole of it.
+    Equal,
+    /// Always the whole delay.
+    None,
+}
+
+/// What `#[transactional]` was told: one field for each of its options.
+///
+/// Plain data, made in constants: `Policy { retries: 3, ..Policy::DEFAULT }`. New fields may come with any
+/// release, so always end with `..Policy::DEFAULT`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Policy {
+    /// Retries after a failure of the surroundings: a lost connection, a server starting up, a full pool.
+    /// Default: 2.
+    pub retries: u32,
+    /// Retries after losing to a concurrent transaction. `None`, the default: 5, or `retries` where that is greater.
+    pub deadlock_retries: Option<u32>,
+    /// The isolation level. `None`, the default: the session's.
+    pub isolation: Option<Isolation>,
+    /// Whether the transaction is `READ ONLY`. Default: `false`.
+    pub read_only: bool,
+    /// Whether the transaction is `DEFERRABLE`. Default: `false`.
+    pub deferrable: bool,
+    /// The longest first delay after a lost conflict; twenty times that after a failure of the surroundings.
+    /// Default: 1 ms.
+    pub base_delay: Duration,
+    /// The longest delay after any number of lost conflicts; twenty times that after failures of the surroundings.
+    /// Default: 50 ms.
+    pub max_delay: Duration,
+    /// How delays are spread. Default: [`Jitter::Full`].
+    pub jitter: Jitter,
+    /// The server's `statement_timeout` in this transaction. `None`, the default: the session's.
+    pub statement_timeout: Option<Duration>,
+    /// The server's `lock_timeout` in this transaction. `None`, the default: the session's.
+    pub lock_timeout: Option<Duration>,
+    /// The server's `idle_in_transaction_session_timeout` in this transaction. `None`, the default: the session's.
+    pub idle_timeout: Option<Duration>,
+    /// Further SQLSTATEs to retry, counted against `retries`. Default: none.
+    pub retry_on: &'static [&'static str],
+}
+
+impl Policy {
+    /// Every option at its default.
+    pub const DEFAULT: Self = Self {
+        retries: 2,
+        deadlock_retries: None,
+        isolation: None,
+        read_only: false,
+        deferrable: false,
+        base_delay: Duration::from_millis(1),
+        max_delay: Duration::from_millis(50),
+        jitter: Jitter::Full,
+        statement_timeout: None,
+        lock_timeout: None,
+        idle_timeout: None,
+        retry_on: &[],
+    };
+
+    /// The retries after losing to a concurrent transaction.
+    #[must_use]
+    pub const fn deadlock_retries(&self) -> u32 {
+        match self.deadlock_retries {
+            Some(retries) => retries,
+            None if self.retries > 5 => self.retries,
+            None => 5,
+        }
+    }
+
+    /// Refuses what cannot be meant. Runs while compiling, where the macro saw only the path of a constant.
+    pub(crate) const fn validate(&self) {
+        assert!(
+            self.base_delay.as_nanos() <= self.max_delay.as_nanos(),
+            "`base_delay` is longer than `max_delay` (50 ms unless set)"
+        );
+        assert!(
+            !self.deferrable || (self.read_only && matches!(self.isolation, Some(Isolation::Serializable))),
+            "`deferrable` has an effect only together with `read_only` and `isolation = \"serializable\"`"
+        );
+        let timeouts = [self.statement_timeout, self.lock_timeout, self.idle_timeout];
+        let mut i = 0;
+        while i < timeouts.len() {
+            if let Some(timeout) = timeouts[i] {
+                assert!(timeout.as_millis() > 0, "the server counts in milliseconds; the shortest timeout is 1 ms");
+                assert!(timeout.as_millis() < i32::MAX as u128, "the server's longest timeout is 2147483647 ms");
+            }
+            i += 1;
+        }
+    }
+
+    /// The message that begins a transaction: one, whatever is set, so that no option costs a round trip.
+    ///
+    /// `NOT DEFERRABLE` is the server's default. It is said because the server refuses it (25001) inside a
+    /// transaction that has already run a statement: so a transaction that somebody left open is found.
+    pub(crate) fn begin_sql(&self) -> String {
+        let mut sql = String::from("BEGIN");
+        if let Some(isolation) = self.isolation {
+            let _ = write!(sql, " ISOLATION LEVEL {}", isolation.as_sql());
+        }
+        if self.read_only {
+            sql.push_str(" READ ONLY");
+        }
+        sql.push_str(if self.deferrable { " DEFERRABLE" } else { " NOT DEFERRABLE" });
+        for (setting, timeout) in [
+            ("statement_timeout", self.statement_timeout),
+            ("lock_timeout", self.lock_timeout),
+            ("idle_in_transaction_session_timeout", self.idle_timeout),
+        ] {
+            if let Some(timeout) = timeout {
+                // Rounded up: zero would turn the timeout off.
+                let _ = write!(sql, "; SET LOCAL {setting} = {}", timeout.as_micros().div_ceil(1_000));
+            }
+        }
+        sql
+    }
+}
+
+impl Default for Policy {
+    fn default() -> Self {
+        Self::DEFAULT
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn deadlock_retries_default_to_five_or_the_greater_budget() {
+        let policy = |retries, deadlock_retries| Policy { retries, deadlock_retries, ..Policy::DEFAULT };
+        assert_eq!(policy(2, None).deadlock_retries(), 5);
+        assert_eq!(policy(9, None).deadlock_retries(), 9);
+        assert_eq!(policy(9, Some(0)).deadlock_retries(), 0);
+    }
+
+    #[test]
+    fn every_setting_travels_in_one_message() {
+        assert_eq!(Policy::DEFAULT.begin_sql(), "BEGIN NOT DEFERRABLE");
+        let policy = Policy {
+            isolation: Some(Isolation::Serializable),
+            read_only: true,
+            deferrable: true,
+            statement_timeout: Some(Duration::from_secs(2)),
+            lock_timeout: Some(Duration::from_micros(1_500)),
+            idle_timeout: Some(Duration::from_secs(60)),
+            ..Policy::DEFAULT
+        };
+        assert_eq!(
+            policy.begin_sql(),
+            "BEGIN ISOLATION LEVEL SERIALIZABLE READ ONLY DEFERRABLE; SET LOCAL statement_timeout = 2000; \
+             SET LOCAL lock_timeout = 2; SET LOCAL idle_in_transaction_session_timeout = 60000"
+        );
+    }
+
+    #[test]
+    fn nonsense_is_refused() {
+        let refused = |policy: Policy| std::panic::catch_unwind(move || policy.validate()).is_err();
+        let ms = Duration::from_millis;
+        assert!(!refused(Policy::DEFAULT));
+        assert!(!refused(Policy { base_delay: Duration::ZERO, max_delay: Duration::ZERO, ..Policy::DEFAULT }));
+        assert!(refused(Policy { base_delay: ms(51), ..Policy::DEFAULT }));
+        assert!(refused(Policy { deferrable: true, read_only: true, ..Policy::DEFAULT }));
+        assert!(refused(Policy { lock_timeout: Some(Duration::from_micros(999)), ..Policy::DEFAULT }));
+        assert!(refused(Policy { idle_timeout: Some(Duration::MAX), ..Policy::DEFAULT }));
+    }
+}

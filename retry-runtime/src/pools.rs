@@ -1,0 +1,127 @@
+//! [`Pool`](crate::Pool) for the pools that the features name, and what their errors mean.
+
+use std::error::Error as StdError;
+
+use crate::classify::Class;
+
+/// The class of a known pool's own error.
+#[cfg_attr(not(any(feature = "deadpool", feature = "bb8")), expect(unused_variables))]
+pub(crate) fn classify(error: &(dyn StdError + 'static)) -> Option<Class> {
+    #[cfg(feature = "deadpool")]
+    if let Some(class) = deadpool::classify(error) {
+        return Some(class);
+    }
+    #[cfg(feature = "bb8")]
+    if let Some(class) = bb8_pool::classify(error) {
+        return Some(class);
+    }
+    None
+}
+
+#[cfg(feature = "deadpool")]
+mod deadpool {
+    use std::error::Error as StdError;
+
+    use deadpool_postgres::{Object, Pool as Deadpool, PoolError, TimeoutType};
+    use tokio_postgres::{Client, Error as PgError, Statement};
+
+    use crate::classify::Class;
+    use crate::error::Error;
+    use crate::source::{BoxFuture, Pool, Session};
+
+    impl Pool for Deadpool {
+        fn get(&self) -> BoxFuture<'_, Result<Box<dyn Session>, Error>> {
+            Box::pin(async {
+                match self.get().await {
+                    Ok(object) => Ok(Box::new(object) as Box<dyn Session>),
+                    Err(PoolError::Backend(error)) => Err(Error::Postgres(error)),
+                    Err(error) => Err(Error::Pool(Box::new(error))),
+                }
+            })
+        }
+    }
+
+    impl Session for Object {
+        fn client(&self) -> &Client {
+            self
+        }
+
+        fn discard(self: Box<Self>) {
+            drop(Object::take(*self));
+        }
+
+        fn prepare_cached<'a>(&'a self, sql: &'a str) -> BoxFuture<'a, Result<Statement, PgError>> {
+            Box::pin(deadpool_postgres::ClientWrapper::prepare_cached(self, sql))
+        }
+
+        fn clear_statement_cache(&self) {
+            self.statement_cache.clear();
+        }
+    }
+
+    pub(super) fn classify(error: &(dyn StdError + 'static)) -> Option<Class> {
+        match error.downcast_ref::<PoolError>()? {
+            PoolError::Timeout(TimeoutType::Wait) => Some(Class::Capacity),
+            PoolError::Timeout(TimeoutType::Create | TimeoutType::Recycle) => Some(Class::Connection),
+            PoolError::Backend(error) => crate::classify(error),
+            _ => Some(Class::Fatal),
+        }
+    }
+}
+
+#[cfg(feature = "bb8")]
+mod bb8_pool {
+    use std::error::Error as StdError;
+
+    use bb8::{PooledConnection, RunError};
+    use bb8_postgres::PostgresConnectionManager as Manager;
+    use tokio_postgres::tls::{MakeTlsConnect, TlsConnect};
+    use tokio_postgres::{Client, Error as PgError, Socket};
+
+    use crate::classify::Class;
+    use crate::error::Error;
+    use crate::source::{BoxFuture, Pool, Session};
+
+    impl<T> Pool for bb8::Pool<Manager<T>>
+    where
+        T: MakeTlsConnect<Socket> + Clone + Send + Sync + 'static,
+        T::Stream: Send + Sync,
+        T::TlsConnect: Send,
+        <T::TlsConnect as TlsConnect<Socket>>::Future: Send,
+    {
+        fn get(&self) -> BoxFuture<'_, Result<Box<dyn Session>, Error>> {
+            Box::pin(async {
+                match self.get_owned().await {
+                    Ok(connection) => Ok(Box::new(connection) as Box<dyn Session>),
+                    Err(RunError::User(error)) => Err(Error::Postgres(error)),
+                    Err(error @ RunError::TimedOut) => Err(Error::Pool(Box::new(error))),
+                }
+            })
+        }
+    }
+
+    impl<T> Session for PooledConnection<'static, Manager<T>>
+    where
+        T: MakeTlsConnect<Socket> + Clone + Send + Sync + 'static,
+        T::Stream: Send + Sync,
+        T::TlsConnect: Send,
+        <T::TlsConnect as TlsConnect<Socket>>::Future: Send,
+    {
+        fn client(&self) -> &Client {
+            self
+        }
+
+        /// bb8 has no way to take a connection out for good, but it does not take a closed one back. This closes the
+        /// client as the crate `postgres` does.
+        fn discard(mut self: Box<Self>) {
+            self.__private_api_close();
+        }
+    }
+
+    pub(super) fn classify(error: &(dyn StdError + 'static)) -> Option<Class> {
+        match error.downcast_ref::<RunError<PgError>>()? {
+            RunError::TimedOut => Some(Class::Capacity),
+            RunError::User(error) => crate::classify(error),
+        }
+    }
+}

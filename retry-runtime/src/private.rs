@@ -1,0 +1,75 @@
+//! What the expansion of `#[transactional]` names. Not part of the public interface: it changes with any release.
+
+use std::error::Error as StdError;
+
+pub use crate::__seen as seen;
+pub use crate::classify::Failure;
+pub use crate::policy::{Isolation, Jitter, Policy};
+pub use crate::run::{Run, Site};
+pub use crate::settle::Seen;
+pub use crate::source::Source;
+
+/// The body's error, on its way to the chain of its sources. Which way there is depends on its type; method
+/// resolution takes the first of the three traits below that fits.
+#[derive(Debug)]
+pub struct Chain<'e, E>(pub &'e E);
+
+/// For error types that implement [`std::error::Error`].
+pub trait ViaError {
+    /// The first failure in the chain.
+    fn failure(&self) -> Option<Failure>;
+}
+
+/// For `anyhow::Error`, `eyre::Report`, `Box<dyn Error + Send + Sync>` and others that refer to an error.
+pub trait ViaAsRef {
+    /// The first failure in the chain.
+    fn failure(&self) -> Option<Failure>;
+}
+
+/// For every other type: no chain.
+pub trait ViaNothing {
+    /// None: such an error has no sources.
+    fn failure(&self) -> Option<Failure>;
+}
+
+impl<E: StdError + 'static> ViaError for &&Chain<'_, E> {
+    fn failure(&self) -> Option<Failure> {
+        Failure::find(self.0)
+    }
+}
+
+impl<E: AsRef<dyn StdError + Send + Sync + 'static>> ViaAsRef for &Chain<'_, E> {
+    fn failure(&self) -> Option<Failure> {
+        Failure::find(self.0.as_ref())
+    }
+}
+
+impl<E> ViaNothing for Chain<'_, E> {
+    fn failure(&self) -> Option<Failure> {
+        None
+    }
+}
+
+/// Calls `retry_if` of the attribute. The bound tells a closure the type of its argument.
+pub fn retry_if<E>(error: &E, retry_if: impl FnOnce(&E) -> bool) -> bool {
+    retry_if(error)
+}
+
+/// Looks at the body's outcome before it moves on. A macro, as the error's type must be known where it stands.
+#[doc(hidden)]
+#[macro_export]
+macro_rules! __seen {
+    ($outcome:expr $(, $retry_if:expr)?) => {
+        match $outcome {
+            ::core::result::Result::Ok(_) => ::core::default::Default::default(),
+            ::core::result::Result::Err(error) => {
+                #[allow(unused_imports)]
+                use $crate::__private::{ViaAsRef as _, ViaError as _, ViaNothing as _};
+                $crate::__private::Seen {
+                    failure: (&&&$crate::__private::Chain(error)).failure(),
+                    retry_if: false $(|| $crate::__private::retry_if(error, $retry_if))?,
+                }
+            }
+        }
+    };
+}

@@ -1,0 +1,120 @@
+//! Where a transaction can begin: a pool, a client, or a transaction that is already open.
+
+use std::fmt;
+use std::pin::Pin;
+use std::sync::Arc;
+
+use tokio_postgres::{Client, Statement};
+
+use crate::error::Error;
+use crate::handle::Handle;
+use crate::transaction::Transaction;
+
+/// A boxed future, as [`Pool`] and [`Session`] return them.
+pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
+
+/// Where a `#[transactional]` function gets its transaction from. Callers rarely name it: it is made from
+///
+/// - a reference to a [`Pool`]: each attempt takes a session from it, and gives it back before it sleeps;
+/// - a `&mut` [`Client`]: every attempt runs on it, and a lost connection ends the call;
+/// - a `&mut` [`Transaction`]: the call becomes a savepoint of it, and the outermost call does the retrying.
+///
+/// A call that begins on an idle pooled session or client finds it inside a transaction that somebody left open: then
+/// that transaction is rolled back and ours begun, with a warning event.
+pub struct Source<'a>(pub(crate) Kind<'a>);
+
+pub(crate) enum Kind<'a> {
+    Pool(&'a dyn Pool),
+    Client(&'a Client),
+    Nested(Handle<'a>),
+}
+
+/// A pool of connections. Implemented for deadpool-postgres (feature `deadpool`) and bb8-postgres (feature `bb8`).
+///
+/// To use another pool, wrap it and hand out [`Session`]s:
+///
+/// ```
+/// use retry_runtime::{BoxFuture, Error, Pool, Session};
+/// use tokio_postgres::{Client, NoTls};
+///
+/// /// Opens a connection for every attempt.
+/// struct Connect(tokio_postgres::Config);
+/// struct Connected(Client);
+///
+/// impl Pool for Connect {
+///     fn get(&self) -> BoxFuture<'_, Result<Box<dyn Session>, Error>> {
+///         Box::pin(async {
+///             let (client, connection) = self.0.connect(NoTls).await?;
+///             tokio::spawn(connection);
+///             Ok(Box::new(Connected(client)) as Box<dyn Session>)
+///         })
+///     }
+/// }
+///
+/// impl Session for Connected {
+///     fn client(&self) -> &Client {
+///         &self.0
+///     }
+///     fn discard(self: Box<Self>) {}
+/// }
+/// ```
+pub trait Pool: Send + Sync {
+    /// Takes a session out of the pool. Dropping the future takes none.
+    ///
+    /// # Errors
+    /// [`Error::Postgres`] where the server refused the connection or could not be reached: its class decides.
+    /// [`Error::Pool`] for the pool's own failures: retried where the source is a timeout (of a known pool, or
+    /// [`tokio::time::error::Elapsed`]), final otherwise.
+    fn get(&self) -> BoxFuture<'_, Result<Box<dyn Session>, Error>>;
+}
+
+/// A connection on loan from a [`Pool`]. Dropping it gives it back.
+pub trait Session: Send + Sync + 'static {
+    /// The connection.
+    fn client(&self) -> &Client;
+
+    /// Closes the connection instead of giving it back.
+    fn discard(self: Box<Self>);
+
+    /// Prepares a statement, or takes it from the pool's cache. The default has no cache.
+    fn prepare_cached<'a>(&'a self, sql: &'a str) -> BoxFuture<'a, Result<Statement, tokio_postgres::Error>> {
+        Box::pin(self.client().prepare(sql))
+    }
+
+    /// Forgets what [`Session::prepare_cached`] has cached. The default does nothing.
+    fn clear_statement_cache(&self) {}
+}
+
+impl<P: Pool + ?Sized> Pool for Arc<P> {
+    fn get(&self) -> BoxFuture<'_, Result<Box<dyn Session>, Error>> {
+        (**self).get()
+    }
+}
+
+impl<'a, P: Pool> From<&'a P> for Source<'a> {
+    fn from(pool: &'a P) -> Self {
+        Self(Kind::Pool(pool))
+    }
+}
+
+impl<'a> From<&'a mut Client> for Source<'a> {
+    fn from(client: &'a mut Client) -> Self {
+        Self(Kind::Client(client))
+    }
+}
+
+impl<'a> From<&'a mut Transaction<'_>> for Source<'a> {
+    fn from(tx: &'a mut Transaction<'_>) -> Self {
+        Self(Kind::Nested(tx.handle))
+    }
+}
+
+impl fmt::Debug for Source<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self.0 {
+            Kind::Pool(_) => "Source::Pool",
+            Kind::Client(_) => "Source::Client",
+            Kind::Nested(_) => "Source::Transaction",
+        })
+    }
+}

@@ -1,0 +1,136 @@
+//! What one attempt has seen: its first failure, statements left unanswered, and hooks to run at its end.
+
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use tokio_postgres::Error as PgError;
+
+use crate::classify::Failure;
+use crate::hooks::Hooks;
+
+/// Shared by the handles of an attempt: the transaction's and those of its savepoints.
+#[derive(Debug, Default)]
+pub(crate) struct State {
+    /// Statements sent so far.
+    sent: AtomicU32,
+    notes: Mutex<Notes>,
+}
+
+/// What a savepoint can put back.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Seen {
+    failure: Option<Recorded>,
+    /// The first statement whose answer nobody waited for.
+    unanswered: Option<u32>,
+}
+
+#[derive(Debug, Default)]
+struct Notes {
+    seen: Seen,
+    hooks: Hooks,
+}
+
+#[derive(Clone, Debug)]
+struct Recorded {
+    statement: u32,
+    failure: Failure,
+}
+
+impl State {
+    /// Notes that a statement leaves. The ticket must be told how it ended.
+    pub(crate) fn send(&self) -> Ticket<'_> {
+        let statement = self.sent.fetch_add(1, Ordering::Relaxed);
+        Ticket { state: self, statement, open: true }
+    }
+
+    /// Records a failure found outside the watched statements.
+    pub(crate) fn record(&self, failure: Failure) {
+        let statement = self.sent.load(Ordering::Relaxed);
+        self.notes().seen.record(Recorded { statement, failure });
+    }
+
+    /// The failure that decides: the first, unless a later one was a conflict, or the first only a symptom.
+    pub(crate) fn failure(&self) -> Option<Failure> {
+        self.notes().seen.failure.as_ref().map(|recorded| recorded.failure.clone())
+    }
+
+    /// Whether the only failure seen is a symptom (25P02), and a statement before it went unanswered: that one's
+    /// failure is the cause, and nobody saw it.
+    pub(crate) fn cause_unseen(&self) -> bool {
+        self.notes().seen.cause_unseen()
+    }
+
+    /// What was seen up to now, to go back to with [`State::forgive`].
+    pub(crate) fn seen(&self) -> Seen {
+        self.notes().seen.clone()
+    }
+
+    /// Forgets what a savepoint undid, unless it was, or may have been, a conflict: that ends the whole attempt.
+    pub(crate) fn forgive(&self, seen: Seen) {
+        let mut notes = self.notes();
+        let is_final = |recorded: &Recorded| recorded.failure.class.is_conflict() || recorded.failure.lost;
+        if !notes.seen.failure.as_ref().is_some_and(is_final) && !notes.seen.cause_unseen() {
+            notes.seen = seen;
+        }
+    }
+
+    pub(crate) fn with_hooks<T>(&self, with: impl FnOnce(&mut Hooks) -> T) -> T {
+        with(&mut self.notes().hooks)
+    }
+
+    fn notes(&self) -> MutexGuard<'_, Notes> {
+        self.notes.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Seen {
+    fn cause_unseen(&self) -> bool {
+        match (&self.failure, self.unanswered) {
+            (Some(recorded), Some(unanswered)) => recorded.failure.is_symptom() && unanswered < recorded.statement,
+            _ => false,
+        }
+    }
+
+    fn record(&mut self, new: Recorded) {
+        let replaces = match &self.failure {
+            None => true,
+            Some(old) if old.failure.class.is_conflict() => false,
+            Some(old) => new.failure.class.is_conflict() || (old.failure.is_symptom() && !new.failure.is_symptom()),
+        };
+        if replaces {
+            self.failure = Some(new);
+        }
+    }
+}
+
+/// A statement on its way. Dropped without an answer, it leaves a note.
+#[derive(Debug)]
+pub(crate) struct Ticket<'a> {
+    state: &'a State,
+    statement: u32,
+    open: bool,
+}
+
+impl Ticket<'_> {
+    /// The statement has ended. A second call changes nothing but what is recorded.
+    pub(crate) fn answered(&mut self, error: Option<&PgError>) {
+        self.open = false;
+        if let Some(error) = error {
+            let failure = Failure::from_driver(error);
+            // The driver's own complaints (a wrong number of parameters) leave the transaction as it was.
+            if failure.db.is_some() || failure.lost {
+                self.state.notes().seen.record(Recorded { statement: self.statement, failure });
+            }
+        }
+    }
+}
+
+impl Drop for Ticket<'_> {
+    fn drop(&mut self) {
+        if self.open {
+            let mut notes = self.state.notes();
+            let first = notes.seen.unanswered.map_or(self.statement, |first| first.min(self.statement));
+            notes.seen.unanswered = Some(first);
+        }
+    }
+}

@@ -1,0 +1,279 @@
+//! The handle that the body gets: every statement, watched.
+
+use std::fmt;
+use std::ops::Deref;
+
+use bytes::Buf;
+use tokio_postgres::types::{BorrowToSql, FromSqlOwned, ToSql, Type};
+use tokio_postgres::{
+    Client, CopyInSink, CopyOutStream, Error, Row, RowStream, SimpleQueryMessage, SimpleQueryStream, Statement,
+    ToStatement,
+};
+
+use crate::handle::Handle;
+use crate::hooks::When;
+use crate::state::Seen;
+use crate::stream::Watched;
+
+type Params<'p> = [&'p (dyn ToSql + Sync)];
+type TypedParams<'p> = [(&'p (dyn ToSql + Sync), Type)];
+
+/// An open transaction, or a savepoint of one: what a `#[transactional]` function works with.
+///
+/// It has the query methods of [`tokio_postgres::Transaction`], except portals, and dereferences to
+/// [`tokio_postgres::Client`], so that `&**tx` fits helpers that take `&impl GenericClient`. `BEGIN`, `COMMIT`,
+/// `ROLLBACK` and savepoints are sent by the retry loop: the body sends none of them itself.
+///
+/// Each method notes how its statement ended, and the retry loop decides by the first failure, whatever the body
+/// makes of the error.
+///
+/// # Cancellation
+/// A future of these methods may be dropped at any time; the server still runs a statement that was already sent.
+/// A transaction that goes out of scope before its outcome is known is rolled back: `ROLLBACK` leaves at once,
+/// before anything else that is sent on the connection.
+pub struct Transaction<'a> {
+    pub(crate) handle: Handle<'a>,
+    /// What to go back to, where this is a savepoint.
+    pub(crate) savepoint: Option<Mark>,
+    /// Whether nothing is left to roll back.
+    pub(crate) ended: bool,
+}
+
+/// The attempt's state when a savepoint began.
+pub(crate) struct Mark {
+    pub(crate) seen: Seen,
+    pub(crate) hooks: usize,
+}
+
+impl Transaction<'_> {
+    /// Which attempt this is: 1 for the first.
+    #[must_use]
+    pub fn attempt(&self) -> u32 {
+        self.handle.attempt
+    }
+
+    /// Has `work` run once the transaction is committed.
+    ///
+    /// It runs after the connection was given back and before the call returns, in the order of registration. It is
+    /// dropped unrun where this attempt is rolled back, where the commit's outcome is unknown, where a savepoint
+    /// that registered it is rolled back, and where the caller drops the call.
+    pub fn on_commit(&self, work: impl Future<Output = ()> + Send + 'static) {
+        self.handle.state.with_hooks(|hooks| hooks.add(When::Committed, work));
+    }
+
+    /// Has `work` run once this attempt, or the savepoint that registered it, is rolled back.
+    ///
+    /// It runs after every such attempt, with the connection given back, before the next attempt begins or the call
+    /// returns. It is dropped unrun where the commit's outcome is unknown, and where the caller drops the call.
+    pub fn on_rollback(&self, work: impl Future<Output = ()> + Send + 'static) {
+        self.handle.state.with_hooks(|hooks| hooks.add(When::RolledBack, work));
+    }
+
+    /// Prepares a statement, or takes it from the pool's statement cache where the pool has one.
+    pub async fn prepare_cached(&self, sql: &str) -> Result<Statement, Error> {
+        match self.handle.session {
+            Some(session) => self.watch(session.prepare_cached(sql)).await,
+            None => self.prepare(sql).await,
+        }
+    }
+
+    /// Like [`Client::prepare`].
+    pub async fn prepare(&self, query: &str) -> Result<Statement, Error> {
+        self.watch(self.handle.client.prepare(query)).await
+    }
+
+    /// Like [`Client::prepare_typed`].
+    pub async fn prepare_typed(&self, query: &str, parameter_types: &[Type]) -> Result<Statement, Error> {
+        self.watch(self.handle.client.prepare_typed(query, parameter_types)).await
+    }
+
+    /// Like [`Client::query`].
+    pub async fn query<T>(&self, statement: &T, params: &Params<'_>) -> Result<Vec<Row>, Error>
+    where
+        T: ?Sized + ToStatement,
+    {
+        self.watch(self.handle.client.query(statement, params)).await
+    }
+
+    /// Like [`Client::query_scalar`].
+    pub async fn query_scalar<R, T>(&self, statement: &T, params: &Params<'_>) -> Result<Vec<R>, Error>
+    where
+        R: FromSqlOwned,
+        T: ?Sized + ToStatement + fmt::Debug,
+    {
+        self.watch(self.handle.client.query_scalar(statement, params)).await
+    }
+
+    /// Like [`Client::query_one`].
+    pub async fn query_one<T>(&self, statement: &T, params: &Params<'_>) -> Result<Row, Error>
+    where
+        T: ?Sized + ToStatement,
+    {
+        self.watch(self.handle.client.query_one(statement, params)).await
+    }
+
+    /// Like [`Client::query_one_scalar`].
+    pub async fn query_one_scalar<R, T>(&self, statement: &T, params: &Params<'_>) -> Result<R, Error>
+    where
+        R: FromSqlOwned,
+        T: ?Sized + ToStatement + fmt::Debug,
+    {
+        self.watch(self.handle.client.query_one_scalar(statement, params)).await
+    }
+
+    /// Like [`Client::query_opt`].
+    pub async fn query_opt<T>(&self, statement: &T, params: &Params<'_>) -> Result<Option<Row>, Error>
+    where
+        T: ?Sized + ToStatement,
+    {
+        self.watch(self.handle.client.query_opt(statement, params)).await
+    }
+
+    /// Like [`Client::query_opt_scalar`].
+    pub async fn query_opt_scalar<R, T>(&self, statement: &T, params: &Params<'_>) -> Result<Option<R>, Error>
+    where
+        R: FromSqlOwned,
+        T: ?Sized + ToStatement + fmt::Debug,
+    {
+        self.watch(self.handle.client.query_opt_scalar(statement, params)).await
+    }
+
+    /// Like [`Client::query_raw`].
+    pub async fn query_raw<T, P, I>(&self, statement: &T, params: I) -> Result<Watched<'_, RowStream>, Error>
+    where
+        T: ?Sized + ToStatement,
+        P: BorrowToSql,
+        I: IntoIterator<Item = P>,
+        I::IntoIter: ExactSizeIterator,
+    {
+        self.watch_stream(self.handle.client.query_raw(statement, params)).await
+    }
+
+    /// Like [`Client::query_typed`].
+    pub async fn query_typed(&self, query: &str, params: &TypedParams<'_>) -> Result<Vec<Row>, Error> {
+        self.watch(self.handle.client.query_typed(query, params)).await
+    }
+
+    /// Like [`Client::query_typed_one`].
+    pub async fn query_typed_one(&self, query: &str, params: &TypedParams<'_>) -> Result<Row, Error> {
+        self.watch(self.handle.client.query_typed_one(query, params)).await
+    }
+
+    /// Like [`Client::query_typed_opt`].
+    pub async fn query_typed_opt(&self, query: &str, params: &TypedParams<'_>) -> Result<Option<Row>, Error> {
+        self.watch(self.handle.client.query_typed_opt(query, params)).await
+    }
+
+    /// Like [`Client::query_typed_raw`].
+    pub async fn query_typed_raw<P, I>(&self, query: &str, params: I) -> Result<Watched<'_, RowStream>, Error>
+    where
+        P: BorrowToSql,
+        I: IntoIterator<Item = (P, Type)>,
+    {
+        self.watch_stream(self.handle.client.query_typed_raw(query, params)).await
+    }
+
+    /// Like [`Client::execute`].
+    pub async fn execute<T>(&self, statement: &T, params: &Params<'_>) -> Result<u64, Error>
+    where
+        T: ?Sized + ToStatement,
+    {
+        self.watch(self.handle.client.execute(statement, params)).await
+    }
+
+    /// Like [`Client::execute_typed`].
+    pub async fn execute_typed(&self, statement: &str, params: &TypedParams<'_>) -> Result<u64, Error> {
+        self.watch(self.handle.client.execute_typed(statement, params)).await
+    }
+
+    /// Like [`Client::execute_raw`].
+    pub async fn execute_raw<T, P, I>(&self, statement: &T, params: I) -> Result<u64, Error>
+    where
+        T: ?Sized + ToStatement,
+        P: BorrowToSql,
+        I: IntoIterator<Item = P>,
+        I::IntoIter: ExactSizeIterator,
+    {
+        self.watch(self.handle.client.execute_raw(statement, params)).await
+    }
+
+    /// Like [`Client::copy_in`].
+    pub async fn copy_in<T, U>(&self, statement: &T) -> Result<Watched<'_, CopyInSink<U>>, Error>
+    where
+        T: ?Sized + ToStatement,
+        U: Buf + 'static + Send,
+    {
+        self.watch_stream(self.handle.client.copy_in(statement)).await
+    }
+
+    /// Like [`Client::copy_out`].
+    pub async fn copy_out<T>(&self, statement: &T) -> Result<Watched<'_, CopyOutStream>, Error>
+    where
+        T: ?Sized + ToStatement,
+    {
+        self.watch_stream(self.handle.client.copy_out(statement)).await
+    }
+
+    /// Like [`Client::simple_query`].
+    pub async fn simple_query(&self, query: &str) -> Result<Vec<SimpleQueryMessage>, Error> {
+        self.watch(self.handle.client.simple_query(query)).await
+    }
+
+    /// Like [`Client::simple_query_raw`].
+    pub async fn simple_query_raw(&self, query: &str) -> Result<Watched<'_, SimpleQueryStream>, Error> {
+        self.watch_stream(self.handle.client.simple_query_raw(query)).await
+    }
+
+    /// Like [`Client::batch_execute`].
+    pub async fn batch_execute(&self, query: &str) -> Result<(), Error> {
+        self.watch(self.handle.client.batch_execute(query)).await
+    }
+
+    async fn watch<T>(&self, statement: impl Future<Output = Result<T, Error>>) -> Result<T, Error> {
+        let mut ticket = self.handle.state.send();
+        let result = statement.await;
+        ticket.answered(result.as_ref().err());
+        result
+    }
+
+    async fn watch_stream<S>(
+        &self,
+        statement: impl Future<Output = Result<S, Error>>,
+    ) -> Result<Watched<'_, S>, Error> {
+        let mut ticket = self.handle.state.send();
+        match statement.await {
+            Ok(stream) => Ok(Watched::new(stream, ticket)),
+            Err(error) => {
+                ticket.answered(Some(&error));
+                Err(error)
+            }
+        }
+    }
+}
+
+impl Deref for Transaction<'_> {
+    type Target = Client;
+
+    fn deref(&self) -> &Client {
+        self.handle.client
+    }
+}
+
+impl Drop for Transaction<'_> {
+    fn drop(&mut self) {
+        if !self.ended {
+            self.handle.queue_rollback();
+            self.undo_savepoint();
+        }
+    }
+}
+
+impl fmt::Debug for Transaction<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Transaction")
+            .field("function", &self.handle.site.name)
+            .field("attempt", &self.handle.attempt)
+            .field("depth", &self.handle.depth)
+            .finish_non_exhaustive()
+    }
+}

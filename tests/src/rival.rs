@@ -1,0 +1,65 @@
+//! The other side of a conflict: a session that a test steers step by step.
+
+use std::time::Duration;
+
+use tokio::task::JoinHandle;
+use tokio_postgres::{Client, Error};
+
+use crate::Database;
+
+/// A session that commits, locks or blocks when told to.
+#[derive(Debug)]
+pub struct Rival {
+    client: std::sync::Arc<Client>,
+    observer: Client,
+    pid: i32,
+}
+
+impl Rival {
+    /// Connects. The rival never finds a deadlock itself, so that the other side is always its victim.
+    pub async fn connect(database: &Database) -> Self {
+        let client = database.client().await;
+        client.batch_execute("SET deadlock_timeout = '1h'").await.expect("a superuser may set deadlock_timeout");
+        let pid = pid(&client).await;
+        Self { client: client.into(), observer: database.client().await, pid }
+    }
+
+    /// Runs statements that do not block.
+    pub async fn run(&self, sql: &str) {
+        self.client.batch_execute(sql).await.expect(sql);
+    }
+
+    /// Starts a statement and returns once it waits for a lock.
+    pub async fn block_on(&self, sql: &'static str) -> JoinHandle<Result<(), Error>> {
+        let client = self.client.clone();
+        let running = tokio::spawn(async move { client.batch_execute(sql).await });
+        wait_until(&self.observer, "wait_event_type = 'Lock'", self.pid).await;
+        running
+    }
+}
+
+/// The server process behind a connection.
+pub async fn pid(client: &Client) -> i32 {
+    client.query_one("SELECT pg_backend_pid()", &[]).await.expect("pg_backend_pid").get(0)
+}
+
+/// Ends a session as an administrator would, and waits until it is gone.
+pub async fn terminate(observer: &Client, pid: i32) {
+    observer.execute("SELECT pg_terminate_backend($1)", &[&pid]).await.expect("pg_terminate_backend");
+    while observer
+        .query_opt("SELECT 1 FROM pg_stat_activity WHERE pid = $1", &[&pid])
+        .await
+        .expect("observer")
+        .is_some()
+    {
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+}
+
+/// Waits until `pg_stat_activity` says so of a session.
+pub async fn wait_until(observer: &Client, condition: &str, pid: i32) {
+    let sql = format!("SELECT 1 FROM pg_stat_activity WHERE pid = $1 AND {condition}");
+    while observer.query_opt(&sql, &[&pid]).await.expect("observer").is_none() {
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+}

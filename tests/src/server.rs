@@ -1,0 +1,193 @@
+//! A throwaway PostgreSQL server, made with `initdb` from the installed binaries.
+
+use std::ffi::OsStr;
+use std::fs;
+use std::io;
+use std::os::unix::fs::{PermissionsExt, chown};
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+
+use tempfile::TempDir;
+use tokio_postgres::Config;
+
+/// Settings for speed and for tests that provoke faults; the server's defaults otherwise.
+const SETTINGS: [&str; 9] = [
+    "listen_addresses=",
+    "fsync=off",
+    "synchronous_commit=off",
+    "full_page_writes=off",
+    "shared_buffers=32MB",
+    "max_connections=200",
+    "max_prepared_transactions=8",
+    "deadlock_timeout=20ms",
+    "log_min_messages=log",
+];
+
+/// A running server of our own. It listens on a socket in a temporary folder, and is gone with this process.
+#[derive(Debug)]
+pub struct Server {
+    dir: PathBuf,
+    bin: PathBuf,
+    /// Stops the server and removes the folder once this process has gone or dropped it, however that happens.
+    watchdog: Child,
+}
+
+impl Server {
+    /// Makes a cluster and starts its server. Takes a second or two.
+    ///
+    /// # Errors
+    /// Says what to install where there are no server binaries, and what the server wrote where it does not start.
+    pub fn start() -> io::Result<Self> {
+        Self::start_with(&[])
+    }
+
+    /// Like [`Server::start`], with further settings, as in `deadlock_timeout=1s`.
+    pub fn start_with(settings: &[&str]) -> io::Result<Self> {
+        let bin = find_binaries()?;
+        // Short, as a socket's path has little room.
+        let dir = TempDir::with_prefix("pg-")?;
+        fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o755))?;
+        let data = dir.path().join("data");
+        fs::create_dir(&data)?;
+        if let Some((uid, gid)) = unprivileged_user() {
+            chown(dir.path(), Some(uid), Some(gid))?;
+            chown(&data, Some(uid), Some(gid))?;
+        }
+        let args = ["--no-sync", "--auth=trust", "--username=postgres", "--encoding=UTF8", "--locale=C", "-D"];
+        run(command(bin.join("initdb")).args(args).arg(&data))?;
+        let dir = dir.keep();
+        let watchdog = watch(&bin, &dir)?;
+        let server = Self { dir, bin, watchdog: watchdog };
+        server.run(settings)?;
+        Ok(server)
+    }
+
+    /// Starts the server process of a cluster that is not running.
+    fn run(&self, settings: &[&str]) -> io::Result<()> {
+        let mut options = format!("-k {}", self.dir.display());
+        for setting in SETTINGS.iter().chain(settings) {
+            options.push_str(" -c ");
+            options.push_str(setting);
+        }
+        let start = command(self.bin.join("pg_ctl"))
+            .args(["start", "--wait", "--silent", "-D"])
+            .arg(self.dir.join("data"))
+            .arg("-l")
+            .arg(self.log())
+            .args(["-o", &options])
+            // It must not hold our standard output open.
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .status()?;
+        if start.success() {
+            return Ok(());
+        }
+        let log = fs::read_to_string(self.log()).unwrap_or_default();
+        Err(io::Error::other(format!("PostgreSQL does not start:\n{log}")))
+    }
+
+    /// How to connect to it, as a superuser.
+    #[must_use]
+    pub fn config(&self) -> Config {
+        let mut config = Config::new();
+        config.host_path(&self.dir).user("postgres").dbname("postgres");
+        config
+    }
+
+    fn log(&self) -> PathBuf {
+        self.dir.join("log")
+    }
+}
+
+/// A shell that waits for our end of its pipe to close. In a process group of its own, Ctrl-C does not reach it.
+fn watch(bin: &Path, dir: &Path) -> io::Result<Child> {
+    let script = r#"cat; "$0/pg_ctl" stop --silent --mode=immediate -D "$1/data"; rm -rf "$1""#;
+    command("sh")
+        .args([OsStr::new("-c"), OsStr::new(script), bin.as_os_str(), dir.as_os_str()])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .process_group(0)
+        .spawn()
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        drop(self.watchdog.stdin.take());
+        let _ = self.watchdog.wait();
+    }
+}
+
+/// A command as an unprivileged user: PostgreSQL refuses root.
+fn command(program: impl AsRef<OsStr>) -> Command {
+    let mut command = Command::new(program);
+    command.current_dir("/").env("LC_ALL", "C");
+    if let Some((uid, gid)) = unprivileged_user() {
+        command.gid(gid).uid(uid);
+    }
+    command
+}
+
+/// Whom to run as where we are root: `postgres` where there is such a user, else `nobody`.
+fn unprivileged_user() -> Option<(u32, u32)> {
+    let status = fs::read_to_string("/proc/self/status").ok()?;
+    let uids = status.lines().find_map(|line| line.strip_prefix("Uid:"))?;
+    if uids.split_whitespace().nth(1) != Some("0") {
+        return None;
+    }
+    let users = fs::read_to_string("/etc/passwd").ok()?;
+    ["postgres", "nobody"].iter().find_map(|name| {
+        let fields: Vec<_> =
+            users.lines().map(|line| line.split(':').collect::<Vec<_>>()).find(|user| user[0] == *name)?;
+        Some((fields.get(2)?.parse().ok()?, fields.get(3)?.parse().ok()?))
+    })
+}
+
+fn run(command: &mut Command) -> io::Result<()> {
+    let output = command.stdin(Stdio::null()).output()?;
+    if output.status.success() {
+        return Ok(());
+    }
+    let text = String::from_utf8_lossy(&output.stderr).into_owned();
+    Err(io::Error::other(format!("{}: {text}", command.get_program().display())))
+}
+
+/// The folder of the server's programs: `PG_BIN`, what `pg_config` says, `PATH`, and where Debian, Red Hat, Alpine
+/// and Homebrew put them.
+fn find_binaries() -> io::Result<PathBuf> {
+    let mut folders: Vec<PathBuf> = Vec::new();
+    folders.extend(std::env::var_os("PG_BIN").map(PathBuf::from));
+    if let Ok(output) = Command::new("pg_config").arg("--bindir").output() {
+        folders.push(String::from_utf8_lossy(&output.stdout).trim().into());
+    }
+    folders.extend(std::env::split_paths(&std::env::var_os("PATH").unwrap_or_default()));
+    folders.extend(versions("/usr/lib/postgresql", ""));
+    folders.extend(versions("/usr", "pgsql-"));
+    folders.extend(versions("/usr/libexec", "postgresql"));
+    folders.extend(versions("/opt/homebrew/opt", "postgresql@"));
+    folders.extend(versions("/usr/local/opt", "postgresql@"));
+    folders.into_iter().find(|folder| folder.join("initdb").exists() && folder.join("pg_ctl").exists()).ok_or_else(|| {
+        io::Error::new(
+            io::ErrorKind::NotFound,
+            "no PostgreSQL server binaries (initdb, pg_ctl). Install them (Debian, Ubuntu: apt-get install postgresql; \
+             Fedora: dnf install postgresql-server; Alpine: apk add postgresql; macOS: brew install postgresql@17), \
+             or name their folder in PG_BIN, or a running server in DATABASE_URL",
+        )
+    })
+}
+
+/// The folders `{parent}/{prefix}{version}` and their `bin`, the newest version first.
+fn versions(parent: &str, prefix: &str) -> Vec<PathBuf> {
+    let mut found: Vec<(u32, PathBuf)> = fs::read_dir(parent)
+        .into_iter()
+        .flatten()
+        .filter_map(|entry| {
+            let path = entry.ok()?.path();
+            let version = path.file_name()?.to_str()?.strip_prefix(prefix)?.parse().ok()?;
+            Some((version, path))
+        })
+        .collect();
+    found.sort_by_key(|(version, _)| std::cmp::Reverse(*version));
+    found.into_iter().flat_map(|(_, path)| [path.join("bin"), path]).collect()
+}
