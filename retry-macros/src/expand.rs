@@ -56,12 +56,11 @@ fn function(args: &Args, item: Item, shape: Shape) -> TokenStream {
         sig.inputs.insert(tx_index, param);
         quote!(::core::convert::Into::into(#source))
     };
-    let name = match &args.name {
-        Some(name) => name.to_token_stream(),
-        None => {
-            let ident = sig.ident.unraw().to_string();
-            quote!(::core::concat!(::core::module_path!(), "::", #ident))
-        }
+    let name = if let Some(name) = &args.name {
+        name.to_token_stream()
+    } else {
+        let ident = sig.ident.unraw().to_string();
+        quote!(::core::concat!(::core::module_path!(), "::", #ident))
     };
     let policy = args.policy_fields(&private);
     let retry_if = &args.retry_if.iter().collect::<Vec<_>>();
@@ -116,10 +115,7 @@ fn function(args: &Args, item: Item, shape: Shape) -> TokenStream {
 
 /// The module that the expansion names.
 fn private(args: &Args) -> TokenStream {
-    match &args.krate {
-        Some(path) => quote!(#path::__private),
-        None => quote!(::retry_runtime::__private),
-    }
+    if let Some(path) = &args.krate { quote!(#path::__private) } else { quote!(::retry_runtime::__private) }
 }
 
 /// Replaces every lifetime by `'_`: the transaction lives as long as its attempt.

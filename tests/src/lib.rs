@@ -1,5 +1,8 @@
 //! The harness of the tests: real PostgreSQL servers, and partners that provoke real conflicts on them.
 
+// A harness panics where its test has to fail.
+#![allow(clippy::missing_panics_doc)]
+
 pub mod events;
 pub mod proxy;
 pub mod rival;

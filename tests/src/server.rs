@@ -58,7 +58,7 @@ impl Server {
         run(command(bin.join("initdb")).args(args).arg(&data))?;
         let dir = dir.keep();
         let watchdog = watch(&bin, &dir)?;
-        let server = Self { dir, bin, watchdog: watchdog };
+        let server = Self { dir, bin, watchdog };
         server.run(settings)?;
         Ok(server)
     }
