@@ -31,13 +31,12 @@ impl Database {
     /// # Panics
     /// Says what is wrong where there is no server, and none can be started.
     pub async fn create() -> Self {
-        let (server, admin) = match std::env::var("DATABASE_URL") {
-            Ok(url) => (None, url.parse().expect("DATABASE_URL is not a connection string")),
-            Err(_) => {
-                let server = shared_server();
-                let config = server.config();
-                (Some(server), config)
-            }
+        let (server, admin) = if let Ok(url) = std::env::var("DATABASE_URL") {
+            (None, url.parse().expect("DATABASE_URL is not a connection string"))
+        } else {
+            let server = shared_server();
+            let config = server.config();
+            (Some(server), config)
         };
         let mut database = Self::create_on(&admin).await;
         database.external = server.is_none().then_some(admin);

@@ -150,7 +150,7 @@ fn run(command: &mut Command) -> io::Result<()> {
         return Ok(());
     }
     let text = String::from_utf8_lossy(&output.stderr).into_owned();
-    Err(io::Error::other(format!("{}: {text}", command.get_program().display())))
+    Err(io::Error::other(format!("{}: {text}", command.get_program().to_string_lossy())))
 }
 
 /// The folder of the server's programs: `PG_BIN`, what `pg_config` says, `PATH`, and where Debian, Red Hat, Alpine
