@@ -1,0 +1,150 @@
+//! Promise 1: `Ok` means committed.
+#![allow(missing_docs)]
+
+use std::error::Error as _;
+
+use futures_util::StreamExt;
+use retry_runtime::{Class, Error, Transaction, classify, transactional};
+use retry_tests::Database;
+use tokio_postgres::error::SqlState;
+
+async fn database() -> Database {
+    let db = Database::create().await;
+    db.accounts(2, 100).await;
+    db
+}
+
+fn assert_aborted_by(error: &Error, code: &SqlState) {
+    assert!(matches!(error, Error::Aborted { .. }), "{error:?}");
+    let source = error.source().expect("the database's own error");
+    let db = source.downcast_ref::<tokio_postgres::error::DbError>().expect("a DbError");
+    assert_eq!(db.code(), code);
+}
+
+/// The defect that this library begins with: on plain tokio-postgres the writes are gone, and nobody is told.
+#[tokio::test]
+async fn plain_tokio_postgres_reports_success_for_a_rolled_back_commit() {
+    let db = database().await;
+    let mut client = db.client().await;
+    let tx = client.transaction().await.unwrap();
+    tx.execute("UPDATE accounts SET cents = 0 WHERE id = 1", &[]).await.unwrap();
+    let _ = tx.execute("INSERT INTO accounts VALUES (1, 5)", &[]).await;
+    assert!(tx.commit().await.is_ok());
+    assert_eq!(db.cents(1).await, 100);
+}
+
+#[transactional]
+async fn swallow(tx: &mut Transaction<'_>) -> Result<(), Error> {
+    tx.execute("UPDATE accounts SET cents = 0 WHERE id = 1", &[]).await?;
+    let _ = tx.execute("INSERT INTO accounts VALUES (1, 5)", &[]).await;
+    Ok(())
+}
+
+#[tokio::test]
+async fn ok_means_committed_where_an_error_was_swallowed() {
+    let db = database().await;
+    let pool = db.pool(1);
+    let error = swallow(&pool).await.unwrap_err();
+    assert_aborted_by(&error, &SqlState::UNIQUE_VIOLATION);
+    assert_eq!(classify(&error), Some(Class::Fatal));
+    assert_eq!(db.cents(1).await, 100);
+    assert_eq!(db.open_transactions().await, 0);
+    assert_eq!(pool.status().available, 1, "the session is clean and went back");
+}
+
+#[transactional]
+async fn swallow_out_of_sight(tx: &mut Transaction<'_>) -> Result<(), Error> {
+    tx.execute("UPDATE accounts SET cents = 0 WHERE id = 1", &[]).await?;
+    let client: &tokio_postgres::Client = tx;
+    let _ = client.execute("SELECT 1 / 0", &[]).await;
+    Ok(())
+}
+
+#[tokio::test]
+async fn ok_means_committed_where_the_failure_was_out_of_sight() {
+    let db = database().await;
+    let error = swallow_out_of_sight(&db.pool(1)).await.unwrap_err();
+    assert_aborted_by(&error, &SqlState::IN_FAILED_SQL_TRANSACTION);
+    assert_eq!(db.cents(1).await, 100);
+}
+
+#[transactional]
+async fn drop_rows_unread(tx: &mut Transaction<'_>) -> Result<(), Error> {
+    tx.execute("UPDATE accounts SET cents = 0 WHERE id = 1", &[]).await?;
+    let no_params: [&(dyn tokio_postgres::types::ToSql + Sync); 0] = [];
+    let rows = tx.query_raw("SELECT 10 / (3 - n) FROM generate_series(1, 1000) AS n", no_params).await?;
+    let mut rows = std::pin::pin!(rows);
+    assert!(rows.next().await.expect("a row").is_ok());
+    Ok(())
+}
+
+/// The first row came, the third failed, and nobody read that far. The cause is unseen, so it is tried again.
+#[tokio::test]
+async fn ok_means_committed_where_rows_were_left_unread() {
+    let db = database().await;
+    let error = drop_rows_unread(&db.pool(1)).await.unwrap_err();
+    assert_aborted_by(&error, &SqlState::IN_FAILED_SQL_TRANSACTION);
+    assert_eq!(db.cents(1).await, 100);
+}
+
+#[transactional]
+async fn insert_deferred(tx: &mut Transaction<'_>, id: i32) -> Result<(), Error> {
+    tx.execute("INSERT INTO slots VALUES ($1)", &[&id]).await?;
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_constraint_that_fails_at_commit_is_returned() {
+    let db = database().await;
+    db.setup("CREATE TABLE slots (id int UNIQUE DEFERRABLE INITIALLY DEFERRED); INSERT INTO slots VALUES (1)").await;
+    let pool = db.pool(1);
+    let error = insert_deferred(&pool, 1).await.unwrap_err();
+    let Error::Postgres(source) = &error else { panic!("{error:?}") };
+    assert_eq!(source.code(), Some(&SqlState::UNIQUE_VIOLATION));
+    insert_deferred(&pool, 2).await.unwrap();
+    assert_eq!(db.value::<i64>("SELECT count(*) FROM slots").await, 2);
+}
+
+#[transactional(read_only)]
+async fn forbidden_write(tx: &mut Transaction<'_>) -> Result<(), Error> {
+    tx.execute("UPDATE accounts SET cents = 0", &[]).await?;
+    Ok(())
+}
+
+#[transactional]
+async fn not_sql(tx: &mut Transaction<'_>) -> Result<(), Error> {
+    tx.batch_execute("INVALID TXN STATEMENT").await?;
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_body_that_fails_returns_its_own_error_and_leaves_nothing() {
+    let db = database().await;
+    let pool = db.pool(1);
+    for (error, code) in [
+        (forbidden_write(&pool).await.unwrap_err(), SqlState::READ_ONLY_SQL_TRANSACTION),
+        (not_sql(&pool).await.unwrap_err(), SqlState::SYNTAX_ERROR),
+    ] {
+        let Error::Postgres(source) = &error else { panic!("{error:?}") };
+        assert_eq!(source.code(), Some(&code));
+    }
+    assert_eq!(db.open_transactions().await, 0);
+    assert_eq!(pool.status().available, 1);
+}
+
+#[transactional]
+async fn panic_half_way(tx: &mut Transaction<'_>) -> Result<(), Error> {
+    tx.execute("UPDATE accounts SET cents = 0 WHERE id = 1", &[]).await?;
+    panic!("a bug");
+}
+
+#[tokio::test]
+async fn a_panic_rolls_back_while_unwinding_and_the_pool_stays_usable() {
+    let db = database().await;
+    let pool = db.pool(1);
+    let shared = pool.clone();
+    assert!(tokio::spawn(async move { panic_half_way(&shared).await }).await.unwrap_err().is_panic());
+    let error = swallow(&pool).await.unwrap_err();
+    assert_aborted_by(&error, &SqlState::UNIQUE_VIOLATION);
+    assert_eq!(db.cents(1).await, 100);
+}

@@ -1,0 +1,295 @@
+//! Promise 2: a lost conflict is retried, whatever the body did with the error.
+#![allow(missing_docs)]
+
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use retry_runtime::{Class, Error, Transaction, classify, transactional};
+use retry_tests::Database;
+use retry_tests::rival::Rival;
+use tokio_postgres::{GenericClient, Row};
+
+/// What a body returns instead of the database's error.
+#[derive(Debug)]
+enum Own {
+    Runtime,
+    Flattened(String),
+    Opaque,
+}
+
+impl From<Error> for Own {
+    fn from(_: Error) -> Self {
+        Self::Runtime
+    }
+}
+
+/// Two accounts, and a rival that makes the first `losses` attempts of a call lose.
+struct Scene {
+    db: Database,
+    rival: Rival,
+    losses: u32,
+    attempts: AtomicU32,
+}
+
+impl Scene {
+    async fn new(losses: u32) -> Self {
+        let db = Database::create().await;
+        db.accounts(2, 100).await;
+        let rival = Rival::connect(&db).await;
+        Self { db, rival, losses, attempts: AtomicU32::new(0) }
+    }
+
+    /// Loses with 40001: another transaction changes the row that this snapshot has read.
+    async fn serialization_failure(&self, tx: &Transaction<'_>) -> Result<(), tokio_postgres::Error> {
+        tx.query_one("SELECT cents FROM accounts WHERE id = 1", &[]).await?;
+        if self.begin(tx) {
+            self.rival.run("UPDATE accounts SET cents = cents + 1 WHERE id = 1").await;
+        }
+        tx.execute("UPDATE accounts SET cents = cents + 10 WHERE id = 1", &[]).await?;
+        Ok(())
+    }
+
+    /// Loses with 40P01: two transactions lock two rows in opposite order.
+    async fn deadlock(&self, tx: &Transaction<'_>) -> Result<(), tokio_postgres::Error> {
+        let loses = self.begin(tx);
+        tx.execute("UPDATE accounts SET cents = cents + 10 WHERE id = 1", &[]).await?;
+        if loses {
+            self.rival.run("BEGIN; UPDATE accounts SET cents = cents + 1 WHERE id = 2").await;
+            let blocked = self.rival.block_on("UPDATE accounts SET cents = cents + 1 WHERE id = 1; ROLLBACK").await;
+            let lost = tx.execute("UPDATE accounts SET cents = cents + 10 WHERE id = 2", &[]).await;
+            // It goes on only once this transaction is rolled back.
+            drop(blocked);
+            lost?;
+        } else {
+            tx.execute("UPDATE accounts SET cents = cents + 10 WHERE id = 2", &[]).await?;
+        }
+        Ok(())
+    }
+
+    /// Loses with 55P03: the row is locked.
+    async fn lock_not_available(&self, tx: &Transaction<'_>) -> Result<(), tokio_postgres::Error> {
+        if self.begin(tx) {
+            self.rival.run("BEGIN; UPDATE accounts SET cents = cents WHERE id = 1").await;
+        }
+        let locked = tx.query("SELECT FROM accounts WHERE id = 1 FOR UPDATE NOWAIT", &[]).await;
+        self.rival.run("ROLLBACK").await;
+        locked?;
+        tx.execute("UPDATE accounts SET cents = cents + 10 WHERE id = 1", &[]).await?;
+        Ok(())
+    }
+
+    fn begin(&self, tx: &Transaction<'_>) -> bool {
+        self.attempts.store(tx.attempt(), Ordering::Relaxed);
+        tx.attempt() <= self.losses
+    }
+
+    fn attempts(&self) -> u32 {
+        self.attempts.load(Ordering::Relaxed)
+    }
+}
+
+#[transactional]
+async fn deadlocked(tx: &mut Transaction<'_>, scene: &Scene) -> Result<(), Error> {
+    Ok(scene.deadlock(tx).await?)
+}
+
+#[tokio::test]
+async fn a_transient_deadlock_heals() {
+    let scene = Scene::new(2).await;
+    deadlocked(&scene.db.pool(1), &scene).await.unwrap();
+    assert_eq!(scene.attempts(), 3);
+    assert_eq!((scene.db.cents(1).await, scene.db.cents(2).await), (110, 110));
+}
+
+#[tokio::test]
+async fn a_lasting_deadlock_is_returned_after_six_attempts() {
+    let scene = Scene::new(u32::MAX).await;
+    let error = deadlocked(&scene.db.pool(1), &scene).await.unwrap_err();
+    assert_eq!(classify(&error), Some(Class::Deadlock));
+    assert_eq!(scene.attempts(), 6, "the first attempt and 5 retries");
+    assert_eq!((scene.db.cents(1).await, scene.db.cents(2).await), (100, 100));
+}
+
+#[transactional]
+async fn locked_out(tx: &mut Transaction<'_>, scene: &Scene) -> Result<(), Error> {
+    Ok(scene.lock_not_available(tx).await?)
+}
+
+#[tokio::test]
+async fn a_lock_not_available_is_retried() {
+    let scene = Scene::new(1).await;
+    locked_out(&scene.db.pool(1), &scene).await.unwrap();
+    assert_eq!((scene.attempts(), scene.db.cents(1).await), (2, 110));
+}
+
+#[transactional(isolation = "repeatable read")]
+async fn returned(tx: &mut Transaction<'_>, scene: &Scene) -> Result<(), Error> {
+    Ok(scene.serialization_failure(tx).await?)
+}
+
+#[transactional(isolation = "repeatable read")]
+async fn swallowed(tx: &mut Transaction<'_>, scene: &Scene) -> Result<(), Error> {
+    let _ = scene.serialization_failure(tx).await;
+    Ok(())
+}
+
+#[transactional(isolation = "repeatable read")]
+async fn flattened(tx: &mut Transaction<'_>, scene: &Scene) -> Result<(), Own> {
+    scene.serialization_failure(tx).await.map_err(|error| Own::Flattened(error.to_string()))
+}
+
+#[transactional(isolation = "repeatable read")]
+async fn mapped_without_source(tx: &mut Transaction<'_>, scene: &Scene) -> Result<(), Own> {
+    scene.serialization_failure(tx).await.map_err(|_| Own::Opaque)
+}
+
+#[transactional(isolation = "repeatable read")]
+async fn hidden_by_the_next_failure(tx: &mut Transaction<'_>, scene: &Scene) -> anyhow::Result<()> {
+    let _ = scene.serialization_failure(tx).await;
+    tx.execute("SELECT 1", &[]).await?;
+    Ok(())
+}
+
+#[transactional(isolation = "repeatable read")]
+async fn with_context(tx: &mut Transaction<'_>, scene: &Scene) -> anyhow::Result<()> {
+    use anyhow::Context;
+    scene.serialization_failure(tx).await.context("moving money")
+}
+
+#[transactional(isolation = "repeatable read")]
+async fn boxed(tx: &mut Transaction<'_>, scene: &Scene) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
+    Ok(scene.serialization_failure(tx).await?)
+}
+
+#[transactional(isolation = "repeatable read")]
+async fn behind_a_savepoint(tx: &mut Transaction<'_>, scene: &Scene) -> Result<(), Error> {
+    tx.batch_execute("SAVEPOINT mine").await?;
+    if scene.serialization_failure(tx).await.is_err() {
+        tx.batch_execute("ROLLBACK TO mine").await?;
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_lost_conflict_is_retried_whatever_the_body_did_with_the_error() {
+    macro_rules! check {
+        ($($function:ident),*) => {$(
+            let scene = Scene::new(2).await;
+            $function(&scene.db.pool(1), &scene).await.unwrap();
+            assert_eq!(scene.attempts(), 3, stringify!($function));
+            assert_eq!(scene.db.cents(1).await, 112, stringify!($function));
+        )*};
+    }
+    check!(returned, swallowed, flattened, mapped_without_source, hidden_by_the_next_failure);
+    check!(with_context, boxed, behind_a_savepoint);
+}
+
+#[tokio::test]
+async fn a_swallowed_conflict_is_an_error_once_the_budget_is_spent() {
+    let scene = Scene::new(u32::MAX).await;
+    let error = swallowed(&scene.db.pool(1), &scene).await.unwrap_err();
+    assert!(matches!(error, Error::Aborted { .. }), "{error:?}");
+    assert_eq!(classify(&error), Some(Class::Serialization));
+    assert_eq!(scene.attempts(), 6);
+    let scene = Scene::new(u32::MAX).await;
+    let error = behind_a_savepoint(&scene.db.pool(1), &scene).await.unwrap_err();
+    assert_eq!(classify(&error), Some(Class::Serialization));
+}
+
+#[tokio::test]
+async fn the_bodys_own_error_is_returned_once_the_budget_is_spent() {
+    let scene = Scene::new(u32::MAX).await;
+    let error = flattened(&scene.db.pool(1), &scene).await.unwrap_err();
+    assert!(matches!(&error, Own::Flattened(text) if text == "db error"), "{error:?}");
+    assert_eq!(scene.attempts(), 6);
+}
+
+async fn add_ten(client: &impl GenericClient) -> Result<(), tokio_postgres::Error> {
+    client.execute("UPDATE accounts SET cents = cents + 10 WHERE id = 1", &[]).await.map(|_| ())
+}
+
+#[transactional(isolation = "repeatable read")]
+async fn through_a_generic_client(tx: &mut Transaction<'_>, scene: &Scene) -> anyhow::Result<()> {
+    tx.query_one("SELECT cents FROM accounts WHERE id = 1", &[]).await?;
+    if scene.begin(tx) {
+        scene.rival.run("UPDATE accounts SET cents = cents + 1 WHERE id = 1").await;
+    }
+    Ok(add_ten(&**tx).await?)
+}
+
+#[tokio::test]
+async fn a_conflict_behind_a_generic_client_is_found_in_the_chain_of_sources() {
+    let scene = Scene::new(2).await;
+    through_a_generic_client(&scene.db.pool(1), &scene).await.unwrap();
+    assert_eq!((scene.attempts(), scene.db.cents(1).await), (3, 112));
+}
+
+/// The failing statement is sent first, and only the symptom of its failure is waited for.
+#[transactional(isolation = "repeatable read")]
+async fn only_the_symptom(tx: &mut Transaction<'_>, scene: &Scene) -> Result<Vec<Row>, Error> {
+    tx.query_one("SELECT cents FROM accounts WHERE id = 1", &[]).await?;
+    if scene.begin(tx) {
+        scene.rival.run("UPDATE accounts SET cents = cents + 1 WHERE id = 1").await;
+    }
+    let mut add = std::pin::pin!(tx.batch_execute("UPDATE accounts SET cents = cents + 10 WHERE id = 1"));
+    // Polled once, it is sent.
+    assert!(futures_util::poll!(add.as_mut()).is_pending());
+    Ok(tx.query("SELECT 1", &[]).await?)
+}
+
+#[tokio::test]
+async fn a_symptom_behind_an_unanswered_statement_is_retried_on_the_smaller_budget() {
+    let scene = Scene::new(1).await;
+    only_the_symptom(&scene.db.pool(1), &scene).await.unwrap();
+    assert_eq!((scene.attempts(), scene.db.cents(1).await), (2, 111));
+    let scene = Scene::new(u32::MAX).await;
+    only_the_symptom(&scene.db.pool(1), &scene).await.unwrap_err();
+    assert_eq!(scene.attempts(), 3, "the first attempt and 2 retries");
+}
+
+#[transactional(isolation = "repeatable read")]
+async fn joined(tx: &mut Transaction<'_>, scene: &Scene) -> Result<(), Error> {
+    tx.query_one("SELECT cents FROM accounts WHERE id = 1", &[]).await?;
+    if scene.begin(tx) {
+        scene.rival.run("UPDATE accounts SET cents = cents + 1 WHERE id = 1").await;
+    }
+    tokio::try_join!(
+        tx.execute("UPDATE accounts SET cents = cents + 10 WHERE id = 1", &[]),
+        tx.query("SELECT 1", &[]),
+        tx.query("SELECT 2", &[]),
+    )?;
+    Ok(())
+}
+
+#[tokio::test]
+async fn statements_that_are_joined_are_retried() {
+    let scene = Scene::new(2).await;
+    joined(&scene.db.pool(1), &scene).await.unwrap();
+    assert_eq!((scene.attempts(), scene.db.cents(1).await), (3, 112));
+}
+
+#[transactional(isolation = "serializable")]
+async fn go_off_duty(tx: &mut Transaction<'_>, id: i32, barrier: &tokio::sync::Barrier) -> Result<bool, Error> {
+    let on_duty: i64 = tx.query_one("SELECT count(*) FROM doctors WHERE on_duty", &[]).await?.get(0);
+    if tx.attempt() == 1 {
+        barrier.wait().await;
+    }
+    if on_duty < 2 {
+        return Ok(false);
+    }
+    tx.execute("UPDATE doctors SET on_duty = false WHERE id = $1", &[&id]).await?;
+    Ok(true)
+}
+
+/// Write skew: each reads what the other writes. One of them fails, at its UPDATE or at its COMMIT.
+#[tokio::test]
+async fn write_skew_under_serializable_leaves_one_on_duty() {
+    let db = Database::create().await;
+    db.setup("CREATE TABLE doctors (id int, on_duty bool); INSERT INTO doctors VALUES (1, true), (2, true)").await;
+    let (pool, barrier) = (db.pool(2), tokio::sync::Barrier::new(2));
+    for _ in 0..10 {
+        db.setup("UPDATE doctors SET on_duty = true").await;
+        let (one, two) = tokio::join!(go_off_duty(&pool, 1, &barrier), go_off_duty(&pool, 2, &barrier));
+        assert_ne!(one.unwrap(), two.unwrap(), "one went, the other found that it may not");
+        assert_eq!(db.value::<i64>("SELECT count(*) FROM doctors WHERE on_duty").await, 1);
+    }
+}
