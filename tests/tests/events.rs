@@ -1,0 +1,90 @@
+//! Promise 10: nothing is silent. Every retry, give-up and discarded connection is an event.
+#![allow(missing_docs)]
+
+use retry_runtime::{Error, Transaction, transactional};
+use retry_tests::Database;
+use retry_tests::events::Events;
+use retry_tests::rival::{Rival, pid, terminate};
+
+#[transactional(isolation = "repeatable read", deadlock_retries = 1, jitter = "none", name = "lose")]
+async fn lose(tx: &mut Transaction<'_>, rival: &Rival) -> Result<(), Error> {
+    tx.query_one("SELECT cents FROM accounts WHERE id = 1", &[]).await?;
+    rival.run("UPDATE accounts SET cents = cents + 1 WHERE id = 1").await;
+    tx.execute("UPDATE accounts SET cents = cents + 1 WHERE id = 1", &[]).await?;
+    Ok(())
+}
+
+#[tokio::test]
+async fn retries_and_give_ups_are_events() {
+    let db = Database::create().await;
+    db.accounts(1, 100).await;
+    let rival = Rival::connect(&db).await;
+    let events = Events::capture();
+    lose(&db.pool(1), &rival).await.unwrap_err();
+    let all = events.all();
+    assert_eq!(all.len(), 2, "{all:?}");
+    let expect = |event: &retry_tests::events::Fields, expected: &[(&str, &str)]| {
+        for (field, value) in expected {
+            assert_eq!(event.get(field).map(String::as_str), Some(*value), "{field} in {event:?}");
+        }
+    };
+    let common = [("function", "lose"), ("class", "serialization"), ("sqlstate", "40001")];
+    expect(&all[0], &common);
+    expect(&all[0], &[("message", "retrying"), ("level", "INFO"), ("attempt", "1"), ("delay_us", "1000")]);
+    expect(&all[1], &common);
+    expect(&all[1], &[("message", "giving up"), ("level", "WARN"), ("attempt", "2")]);
+    assert!(all[0]["error"].contains("could not serialize access"), "{all:?}");
+}
+
+#[transactional(retries = 0, name = "cut")]
+async fn cut(tx: &mut Transaction<'_>, observer: &tokio_postgres::Client) -> Result<(), Error> {
+    terminate(observer, pid(tx).await).await;
+    tx.execute("SELECT 1", &[]).await?;
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_discarded_connection_is_an_event() {
+    let db = Database::create().await;
+    let observer = db.client().await;
+    let events = Events::capture();
+    cut(&db.pool(1), &observer).await.unwrap_err();
+    let discarded = events.of("connection discarded");
+    assert_eq!(discarded.len(), 1, "{events:?}");
+    assert_eq!((discarded[0]["function"].as_str(), discarded[0]["level"].as_str()), ("cut", "WARN"));
+    assert_eq!(events.of("giving up")[0]["class"], "connection");
+}
+
+#[transactional(name = "symptom")]
+async fn symptom(tx: &mut Transaction<'_>) -> Result<(), Error> {
+    if tx.attempt() == 1 {
+        let failing = std::pin::pin!(tx.batch_execute("SELECT 1 / 0"));
+        assert!(futures_util::poll!(failing).is_pending());
+    }
+    tx.query("SELECT 1", &[]).await?;
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_retry_for_a_cause_that_was_not_seen_says_so() {
+    let db = Database::create().await;
+    let events = Events::capture();
+    symptom(&db.pool(1)).await.unwrap();
+    let retries = events.of("retrying");
+    assert_eq!(retries.len(), 1, "{events:?}");
+    assert_eq!((retries[0]["class"].as_str(), retries[0]["sqlstate"].as_str()), ("unseen", "25P02"));
+}
+
+#[transactional]
+async fn fine(tx: &mut Transaction<'_>) -> Result<(), Error> {
+    tx.query("SELECT 1", &[]).await?;
+    Ok(())
+}
+
+#[tokio::test]
+async fn success_at_the_first_attempt_is_silent() {
+    let db = Database::create().await;
+    let events = Events::capture();
+    fine(&db.pool(1)).await.unwrap();
+    assert_eq!(events.all().len(), 0, "{events:?}");
+}

@@ -1,0 +1,86 @@
+//! Promise 7: no extra round trips over a hand-written transaction, whatever options are set.
+#![allow(missing_docs)]
+
+use retry_runtime::{Error, Transaction, transactional};
+use retry_tests::proxy::Proxy;
+use retry_tests::{Database, connect, pool};
+use tokio_postgres::types::{ToSql, Type};
+use tokio_postgres::{Client, GenericClient};
+
+/// Two statements, each one round trip.
+async fn two_statements(client: &impl GenericClient) -> Result<(), tokio_postgres::Error> {
+    let id: [(&(dyn ToSql + Sync), Type); 1] = [(&1_i64, Type::INT8)];
+    client.query_typed("SELECT cents FROM accounts WHERE id = $1", &id).await?;
+    client.execute_typed("UPDATE accounts SET cents = cents + 1 WHERE id = $1", &id).await?;
+    Ok(())
+}
+
+async fn by_hand(client: &mut Client) -> Result<(), tokio_postgres::Error> {
+    let tx = client.build_transaction().isolation_level(tokio_postgres::IsolationLevel::Serializable).start().await?;
+    two_statements(&tx).await?;
+    tx.commit().await
+}
+
+#[transactional]
+async fn plain(tx: &mut Transaction<'_>) -> Result<(), Error> {
+    Ok(two_statements(&**tx).await?)
+}
+
+#[transactional(
+    isolation = "serializable",
+    statement_timeout = "5s",
+    lock_timeout = "1s",
+    idle_timeout = "1m",
+    retry_on = ["23505"],
+    retries = 9
+)]
+async fn with_options(tx: &mut Transaction<'_>) -> Result<(), Error> {
+    Ok(two_statements(&**tx).await?)
+}
+
+#[transactional]
+async fn nested(tx: &mut Transaction<'_>) -> Result<(), Error> {
+    plain(&mut *tx).await
+}
+
+async fn watched(tx: &mut Transaction<'_>, fail: bool) -> Result<(), Error> {
+    let id: [(&(dyn ToSql + Sync), Type); 1] = [(&1_i64, Type::INT8)];
+    tx.query_typed("SELECT cents FROM accounts WHERE id = $1", &id).await?;
+    tx.execute_typed(
+        "UPDATE accounts SET cents = cents / $2 WHERE id = $1",
+        &[id[0].clone(), (&i64::from(!fail), Type::INT8)],
+    )
+    .await?;
+    Ok(())
+}
+
+#[transactional]
+async fn fails(tx: &mut Transaction<'_>) -> Result<(), Error> {
+    watched(tx, true).await
+}
+
+#[tokio::test]
+async fn no_extra_round_trips() {
+    let db = Database::create().await;
+    db.accounts(1, 100).await;
+    let proxy = Proxy::start(db.config()).await.unwrap();
+    let mut client = connect(proxy.config()).await;
+    let pool = pool(proxy.config(), 1);
+    drop(pool.get().await.unwrap());
+
+    macro_rules! turns {
+        ($call:expr) => {{
+            let before = proxy.turns();
+            let _ = $call.await;
+            proxy.turns() - before
+        }};
+    }
+    assert_eq!(turns!(by_hand(&mut client)), 4, "BEGIN, two statements, COMMIT");
+    assert_eq!(turns!(plain(&mut client)), 4);
+    assert_eq!(turns!(plain(&pool)), 4);
+    assert_eq!(turns!(with_options(&mut client)), 4);
+    assert_eq!(turns!(with_options(&pool)), 4);
+    assert_eq!(turns!(nested(&pool)), 6, "SAVEPOINT and RELEASE in between");
+    assert_eq!(turns!(fails(&pool)), 4, "ROLLBACK in place of COMMIT");
+    assert_eq!(db.cents(1).await, 106, "all but the last were committed");
+}
