@@ -114,7 +114,10 @@ impl Transaction<'_> {
         let discard = lost || self.handle.rollback().await.is_err();
         let policy = &self.handle.site.policy;
         let failure = state.failure();
-        let cause = failure.as_ref().and_then(|failure| Cause::of(failure, policy));
+        let mut cause = failure.as_ref().and_then(|failure| Cause::of(failure, policy));
+        if !discard && failure.as_ref().is_some_and(Failure::is_hearsay) {
+            cause = Some(Cause::Unseen);
+        }
         let cause = cause
             .or_else(|| state.cause_unseen().then_some(Cause::Unseen))
             .or_else(|| retry_if.then_some(Cause::Asked));

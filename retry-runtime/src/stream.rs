@@ -45,7 +45,7 @@ where
     pub async fn finish(self: Pin<&mut Self>) -> Result<u64, Error> {
         let this = self.project();
         let result = this.inner.finish().await;
-        this.ticket.answered(result.as_ref().err());
+        copied(this.ticket, &result);
         result
     }
 }
@@ -79,8 +79,7 @@ where
     type Error = Error;
 
     fn poll_ready(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Result<(), Error>> {
-        let this = self.project();
-        watch(this.inner.poll_ready(cx), this.ticket)
+        self.project().inner.poll_ready(cx)
     }
 
     fn start_send(self: Pin<&mut Self>, item: T) -> Result<(), Error> {
@@ -88,21 +87,22 @@ where
     }
 
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Result<(), Error>> {
-        let this = self.project();
-        watch(this.inner.poll_flush(cx), this.ticket)
+        self.project().inner.poll_flush(cx)
     }
 
     fn poll_close(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Result<(), Error>> {
         let this = self.project();
         let closed = ready!(this.inner.poll_close(cx));
-        this.ticket.answered(closed.as_ref().err());
+        copied(this.ticket, &closed);
         Poll::Ready(closed)
     }
 }
 
-fn watch(poll: Poll<Result<(), Error>>, ticket: &mut Ticket<'_>) -> Poll<Result<(), Error>> {
-    if let Poll::Ready(Err(error)) = &poll {
-        ticket.answered(Some(error));
+/// Notes how a COPY ended. Where the server ends it early, tokio-postgres drops the server's error and calls the
+/// connection closed, which it is not: that is no answer.
+fn copied<T>(ticket: &mut Ticket<'_>, result: &Result<T, Error>) {
+    match result {
+        Err(error) if error.is_closed() => {}
+        result => ticket.answered(result.as_ref().err()),
     }
-    poll
 }
