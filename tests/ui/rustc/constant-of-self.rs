@@ -1,0 +1,13 @@
+use retry_runtime::{Error, Transaction, transactional};
+
+struct Bank;
+
+impl Bank {
+    const RETRIES: u32 = 7;
+
+    #[transactional(retries = Self::RETRIES)]
+    async fn ping(&self, tx: &mut Transaction<'_>) -> Result<(), Error> {
+        Ok(tx.batch_execute("SELECT 1").await?)
+    }
+}
+fn main() {}

@@ -1,0 +1,13 @@
+//! A type error is reported where it was made.
+
+use retry_runtime::{Error, Transaction, transactional};
+
+#[transactional]
+async fn balance(_tx: &mut Transaction<'_>, id: i64) -> Result<i64, Error> {
+    if id < 0 {
+        return Ok("none");
+    }
+    Ok(id.to_string())
+}
+
+fn main() {}
