@@ -207,21 +207,37 @@ async fn add_ten(client: &impl GenericClient) -> Result<(), tokio_postgres::Erro
     client.execute("UPDATE accounts SET cents = cents + 10 WHERE id = 1", &[]).await.map(|_| ())
 }
 
-#[transactional(isolation = "repeatable read")]
-async fn through_a_generic_client(tx: &mut Transaction<'_>, scene: &Scene) -> anyhow::Result<()> {
-    tx.query_one("SELECT cents FROM accounts WHERE id = 1", &[]).await?;
-    if scene.begin(tx) {
-        scene.rival.run("UPDATE accounts SET cents = cents + 1 WHERE id = 1").await;
-    }
-    Ok(add_ten(&**tx).await?)
+#[derive(Debug, thiserror::Error)]
+enum Chained {
+    #[error("the database")]
+    Postgres(#[from] tokio_postgres::Error),
+    #[error(transparent)]
+    Runtime(#[from] Error),
 }
 
-#[tokio::test]
-async fn a_conflict_behind_a_generic_client_is_found_in_the_chain_of_sources() {
-    let scene = Scene::new(2).await;
-    through_a_generic_client(&scene.db.pool(1), &scene).await.unwrap();
-    assert_eq!((scene.attempts(), scene.db.cents(1).await), (3, 112));
+type Boxed = Box<dyn std::error::Error + Send + Sync>;
+
+macro_rules! through_a_generic_client {
+    ($($function:ident: $error:ty),*) => {
+        $(#[transactional(isolation = "repeatable read")]
+        async fn $function(tx: &mut Transaction<'_>, scene: &Scene) -> Result<(), $error> {
+            tx.query_one("SELECT cents FROM accounts WHERE id = 1", &[]).await?;
+            if scene.begin(tx) {
+                scene.rival.run("UPDATE accounts SET cents = cents + 1 WHERE id = 1").await;
+            }
+            Ok(add_ten(&**tx).await?)
+        })*
+
+        #[tokio::test]
+        async fn a_conflict_behind_a_generic_client_is_found_in_the_chain_of_sources() {$(
+            let scene = Scene::new(2).await;
+            $function(&scene.db.pool(1), &scene).await.unwrap();
+            assert_eq!((scene.attempts(), scene.db.cents(1).await), (3, 112), stringify!($function));
+        )*}
+    };
 }
+
+through_a_generic_client!(as_enum: Chained, as_anyhow: anyhow::Error, as_box: Boxed, as_runtime: Error);
 
 /// The failing statement is sent first, and only the symptom of its failure is waited for.
 #[transactional(isolation = "repeatable read")]
