@@ -1,10 +1,10 @@
 //! The attribute's options: a row each, set at most once, all faults reported together.
 
-use proc_macro2::{Ident, TokenStream};
+use proc_macro2::{Ident, Span, TokenStream, TokenTree};
 use quote::{ToTokens, quote};
 use syn::ext::IdentExt;
 use syn::parse::{ParseStream, Parser};
-use syn::{Error, Expr, LitStr, Path, Result, Token};
+use syn::{Error, Expr, LitStr, Path, Result, Token, token};
 
 use crate::error::Errors;
 use crate::value::{self, Count, Time};
@@ -53,6 +53,8 @@ pub(crate) struct Args {
     pub(crate) name: Option<LitStr>,
     pub(crate) krate: Option<Path>,
     pub(crate) allow_mut: Option<Ident>,
+    /// Whether any of them was refused. What is left of the policy may contradict itself then.
+    faulty: bool,
 }
 
 impl Args {
@@ -62,28 +64,29 @@ impl Args {
         let mut seen: Vec<Ident> = Vec::new();
         let parser = |input: ParseStream| {
             while !input.is_empty() {
-                match Arg::parse(input) {
-                    Ok(arg) if seen.contains(&arg.key) => {
-                        errors.at(&arg.key, format_args!("option `{}` given more than once", arg.key));
-                    }
-                    Ok(arg) => {
-                        seen.push(arg.key.clone());
-                        if let Err(error) = args.set(arg) {
-                            errors.push(error);
-                        }
-                    }
+                match Arg::parse(input).and_then(|arg| args.take(arg, &mut seen)) {
+                    Ok(()) if input.is_empty() || input.peek(Token![,]) => {}
+                    Ok(()) => errors.push(input.error("expected `,`")),
                     Err(error) => errors.push(error),
                 }
-                if let Err(error) = next_arg(input) {
-                    errors.push(error);
-                }
+                skip_comma(input)?;
             }
             Ok(())
         };
-        // The parser reports every fault itself and reads to the end.
+        // Every fault is in `errors`, and the parser reads to the end.
         let _: Result<()> = parser.parse2(tokens);
-        args.check(errors);
+        args.check(&seen, errors);
+        args.faulty = !errors.is_empty();
         args
+    }
+
+    /// Sets an option that was not set before.
+    fn take(&mut self, arg: Arg, seen: &mut Vec<Ident>) -> Result<()> {
+        if seen.contains(&arg.key) {
+            return Err(Error::new_spanned(&arg.key, format_args!("option `{}` given more than once", arg.key)));
+        }
+        seen.push(arg.key.clone());
+        self.set(arg)
     }
 
     fn set(&mut self, arg: Arg) -> Result<()> {
@@ -93,8 +96,8 @@ impl Args {
             "retries" => self.retries = arg.value(|value| Count::parse(name, value))?,
             "deadlock_retries" => self.deadlock_retries = arg.value(|value| Count::parse(name, value))?,
             "isolation" => self.isolation = arg.value(|value| value::word(value, &ISOLATION))?,
-            "read_only" => self.read_only = arg.flag()?,
-            "deferrable" => self.deferrable = arg.flag()?,
+            "read_only" => arg.flag(&mut self.read_only)?,
+            "deferrable" => arg.flag(&mut self.deferrable)?,
             "base_delay" => self.base_delay = arg.value(|value| Time::parse(name, value))?,
             "max_delay" => self.max_delay = arg.value(|value| Time::parse(name, value))?,
             "jitter" => self.jitter = arg.value(|value| value::word(value, &JITTER))?,
@@ -106,16 +109,19 @@ impl Args {
             "source" => self.source = arg.value(|value| Ok(value.clone()))?,
             "name" => self.name = arg.value(|value| value::text(name, value))?,
             "crate" => self.krate = arg.value(|value| value::path(name, value))?,
-            "allow_mut" => self.allow_mut = arg.flag()?,
+            "allow_mut" => arg.flag(&mut self.allow_mut)?,
             _ => return Err(unknown(&arg.key)),
         }
         Ok(())
     }
 
-    /// Refuses options that contradict each other.
-    fn check(&self, errors: &mut Errors) {
+    /// Refuses options that contradict each other, unless one of them was refused already.
+    fn check(&self, seen: &[Ident], errors: &mut Errors) {
         if let Some(deferrable) = &self.deferrable {
-            let serializable = self.isolation.as_ref().is_some_and(|level| level == "Serializable");
+            let serializable = match &self.isolation {
+                Some(level) => level == "Serializable",
+                None => seen.iter().any(|seen| seen == "isolation"),
+            };
             if !serializable || self.read_only.is_none() {
                 errors.at(
                     deferrable,
@@ -132,8 +138,8 @@ impl Args {
         }
     }
 
-    /// The fields of `Policy` that are stated, as `field: value,`.
-    pub(crate) fn policy_fields(&self, private: &TokenStream) -> TokenStream {
+    /// The `Policy`: what is stated, and the runtime's defaults for the rest.
+    pub(crate) fn policy(&self, private: &TokenStream) -> TokenStream {
         let some = |value: TokenStream| quote!(::core::option::Option::Some(#value));
         let is_true = |_: &Ident| quote!(true);
         let fields = [
@@ -150,20 +156,31 @@ impl Args {
             ("idle_timeout", self.idle_timeout.as_ref().map(|time| some(time.expand()))),
             ("retry_on", self.retry_on.as_ref().map(|codes| quote!(&[#(#codes),*]))),
         ];
-        fields
+        let stated: TokenStream = fields
             .into_iter()
             .filter_map(|(field, value)| {
-                let field = Ident::new(field, proc_macro2::Span::call_site());
+                let field = Ident::new(field, Span::call_site());
                 value.map(|value| quote!(#field: #value,))
             })
-            .collect()
+            .collect();
+        if stated.is_empty() || self.faulty {
+            return quote!(#private::Policy::DEFAULT);
+        }
+        quote!(#private::Policy { #stated ..#private::Policy::DEFAULT })
     }
 }
 
 /// `key` or `key = value`.
 struct Arg {
     key: Ident,
-    value: Option<Expr>,
+    value: Value,
+}
+
+enum Value {
+    None,
+    Expr(Expr),
+    /// What is not a value, as in `key(5)` or `key: 5`.
+    Other(TokenStream),
 }
 
 impl Arg {
@@ -174,48 +191,80 @@ impl Arg {
         let key = input.call(Ident::parse_any)?;
         let value = if input.peek(Token![=]) {
             input.parse::<Token![=]>()?;
-            Some(input.parse()?)
-        } else if input.peek(syn::token::Paren) || input.peek(Token![:]) {
-            return Err(input.error(format_args!("expected `{key} = <value>`")));
+            if input.is_empty() || input.peek(Token![,]) {
+                Value::None
+            } else {
+                Value::Expr(value::ungroup(input.parse()?))
+            }
+        } else if input.peek(Token![:]) || input.peek(token::Paren) {
+            Value::Other(rest(input)?)
         } else {
-            None
+            Value::None
         };
         Ok(Self { key, value })
     }
 
     fn value<T>(&self, parse: impl FnOnce(&Expr) -> Result<T>) -> Result<Option<T>> {
-        match &self.value {
-            Some(value) => parse(value).map(Some),
-            None => Err(Error::new_spanned(&self.key, format_args!("expected `{} = <value>`", self.key))),
-        }
+        let fault = match &self.value {
+            Value::Expr(value) => return parse(value).map(Some),
+            Value::Other(tokens) => tokens.clone(),
+            Value::None => self.key.to_token_stream(),
+        };
+        Err(Error::new_spanned(fault, format_args!("expected `{} = <value>`", self.key)))
     }
 
-    fn flag(self) -> Result<Option<Ident>> {
-        match self.value {
-            None => Ok(Some(self.key)),
-            Some(value) => Err(Error::new_spanned(
-                value,
-                format_args!("`{}` takes no value; leave the option out to turn it off", self.key),
-            )),
-        }
+    /// Sets a flag, even where a value makes it faulty: it was meant.
+    fn flag(self, flag: &mut Option<Ident>) -> Result<()> {
+        let key = flag.insert(self.key);
+        let value = match self.value {
+            Value::None => return Ok(()),
+            Value::Expr(value) => value.into_token_stream(),
+            Value::Other(tokens) => tokens,
+        };
+        Err(Error::new_spanned(value, format_args!("`{key}` takes no value; leave the option out to turn it off")))
     }
 }
 
-/// Moves past the comma before the next option, and past whatever stands in between.
-fn next_arg(input: ParseStream) -> Result<()> {
-    let fault = (!input.is_empty() && !input.peek(Token![,])).then(|| input.error("expected `,`"));
+/// The tokens up to the next comma.
+fn rest(input: ParseStream) -> Result<TokenStream> {
+    let mut tokens = TokenStream::new();
     while !input.is_empty() && !input.peek(Token![,]) {
-        input.parse::<proc_macro2::TokenTree>()?;
+        tokens.extend([input.parse::<TokenTree>()?]);
     }
-    if !input.is_empty() {
-        input.parse::<Token![,]>()?;
-    }
-    fault.map_or(Ok(()), Err)
+    Ok(tokens)
+}
+
+/// Moves past the next comma, whatever stands before it.
+fn skip_comma(input: ParseStream) -> Result<()> {
+    rest(input)?;
+    input.parse::<Option<Token![,]>>()?;
+    Ok(())
 }
 
 fn unknown(key: &Ident) -> Error {
-    let list = OPTIONS.map(|option| format!("`{option}`")).join(", ");
-    Error::new_spanned(key, format_args!("unknown option `{key}`; the options are {list}"))
+    let name = key.to_string();
+    let nearest = OPTIONS.into_iter().min_by_key(|option| distance(option, &name));
+    let alike = |option: &&str| name.contains(option) || distance(option, &name) <= option.len() / 2;
+    let help = if let Some(option) = nearest.filter(alike) {
+        format!("did you mean `{option}`?")
+    } else {
+        format!("the options are {}", OPTIONS.map(|option| format!("`{option}`")).join(", "))
+    };
+    Error::new_spanned(key, format_args!("unknown option `{name}`; {help}"))
+}
+
+/// How many letters have to be put in, left out or changed to get from one word to another.
+fn distance(from: &str, to: &str) -> usize {
+    let mut row: Vec<usize> = (0..=to.len()).collect();
+    for (i, a) in from.bytes().enumerate() {
+        let mut diagonal = std::mem::replace(&mut row[0], i + 1);
+        for (j, b) in to.bytes().enumerate() {
+            let changed = diagonal + usize::from(a != b);
+            diagonal = row[j + 1];
+            row[j + 1] = changed.min(diagonal + 1).min(row[j] + 1);
+        }
+    }
+    row[to.len()]
 }
 
 #[cfg(test)]
@@ -252,10 +301,11 @@ mod tests {
     fn all_faults_are_reported_in_one_run() {
         let faults = faults(quote! {
             retry = 1, retries = "3", retries = 4, deadlock_retries = -1, isolation = "chaos", read_only = true,
-            base_delay = "5", jitter, retry_on = ["2350", "23505", "23505"], lock_timeout(5) 7, deferrable
+            base_delay = "5", jitter, retry_on = ["2350", "23505", "23505"], lock_timeout(5) 7, max_delay = "1s" 7,
+            source =, 5, retry_if: 5, name = "bank" allow_mut, deferrable(true)
         });
-        for (fault, start) in faults.iter().zip([
-            "unknown option `retry`",
+        let starts = [
+            "unknown option `retry`; did you mean `retries`?",
             "expected an integer",
             "option `retries` given more than once",
             "expected a number from 0",
@@ -267,11 +317,47 @@ mod tests {
             "SQLSTATE `23505` given more than once",
             "expected `lock_timeout = <value>`",
             "expected `,`",
-            "`deferrable` has an effect only together",
-        ]) {
+            "expected `source = <value>`",
+            "expected an option",
+            "expected `retry_if = <value>`",
+            "expected `,`",
+            "`deferrable` takes no value",
+        ];
+        for (fault, start) in faults.iter().zip(starts) {
             assert!(fault.starts_with(start), "{fault:?} is not {start:?}");
         }
-        assert_eq!(faults.len(), 13, "{faults:#?}");
+        assert_eq!(faults.len(), starts.len(), "{faults:#?}");
+    }
+
+    #[test]
+    fn one_fault_is_reported_once() {
+        for one in [
+            quote!(deferrable, read_only, isolation = "chaos"),
+            quote!(deferrable, read_only = 1, isolation = "serializable"),
+            quote!(retries = 3 +, read_only),
+            quote!(retries: 3),
+            quote!(isolation = read committed),
+            quote!(retries = "3" deadlock_retries = 1),
+        ] {
+            let text = one.to_string();
+            assert_eq!(faults(one).len(), 1, "{text}");
+        }
+    }
+
+    #[test]
+    fn unknown_options_suggest_the_nearest() {
+        for (option, nearest) in [
+            ("retry", "retries"),
+            ("max_retries", "retries"),
+            ("readonly", "read_only"),
+            ("timeout", "lock_timeout"),
+            ("isolation_level", "isolation"),
+        ] {
+            let key = Ident::parse_any.parse_str(option).unwrap();
+            let fault = &faults(quote!(#key = 1))[0];
+            assert!(fault.ends_with(&format!("did you mean `{nearest}`?")), "{fault}");
+        }
+        assert!(faults(quote!(frobnicate))[0].contains("the options are `retries`, "));
     }
 
     #[test]

@@ -1,32 +1,36 @@
 //! Writes the retry loop round the body. All logic is the runtime's; this is only the shape.
 
-use proc_macro2::{Ident, Span, TokenStream};
+use proc_macro2::{Ident, Span, TokenStream, TokenTree};
 use quote::{ToTokens, quote, quote_spanned};
 use syn::ext::IdentExt;
 use syn::visit_mut::{self, VisitMut};
-use syn::{FnArg, Lifetime, PatType, Type, parse_quote};
+use syn::{
+    CapturedParam, Lifetime, PatType, PathArguments, PathSegment, PreciseCapture, Signature, Type, TypePath,
+    parse_quote, parse_quote_spanned,
+};
 
 use crate::args::Args;
 use crate::error::Errors;
 use crate::item::Item;
-use crate::validate::{self, Shape};
+use crate::validate::{self, Cloned, Shape};
 
 /// Expands the attribute. Whatever is wrong, the function is still emitted, so that an editor goes on working.
 pub(crate) fn expand(args: TokenStream, input: TokenStream) -> TokenStream {
     let mut errors = Errors::default();
     let args = Args::parse(args, &mut errors);
-    let expansion = match syn::parse2::<Item>(input.clone()) {
-        Ok(item) => match validate::shape(&item.sig, &args, &mut errors) {
-            Some(shape) => function(&args, item, shape),
-            None => input,
-        },
-        Err(error) => {
-            errors.push(error);
-            input
+    let function = syn::parse2::<Item>(input.clone()).map(|mut item| {
+        validate::attributes(&mut item.attrs, &mut errors);
+        match validate::shape(&mut item.sig, &args, &mut errors) {
+            Some(shape) => function(&args, &item, shape),
+            None => item.into_token_stream(),
         }
-    };
+    });
+    let function = function.unwrap_or_else(|error| {
+        errors.push(error);
+        input
+    });
     let errors = errors.into_tokens();
-    quote!(#expansion #errors)
+    quote!(#function #errors)
 }
 
 // Input:
@@ -36,25 +40,32 @@ pub(crate) fn expand(args: TokenStream, input: TokenStream) -> TokenStream {
 //     async fn transfer(source: impl Into<Source<'_>>, from: i64) -> Result<(), BankError> {
 //         let mut run = Run::new(source.into(), &SITE);
 //         loop {
-//             let attempt = match run.begin().await {
-//                 Ok(mut tx) => { let outcome = async { body }.await; Ok(tx.settle(outcome).await) }
+//             let ended = match run.begin().await {
+//                 Ok(mut tx) => {
+//                     let outcome = { let tx = lend(&mut tx); async { body }.await };
+//                     Ok(tx.settle(outcome).await)
+//                 }
 //                 Err(error) => Err(error),
 //             };
-//             if let Break(result) = run.next(attempt).await { return result; }
+//             if let Break(result) = run.next(ended).await { return result; }
 //         }
 //     }
-fn function(args: &Args, item: Item, shape: Shape) -> TokenStream {
-    let private = private(args);
+fn function(args: &Args, item: &Item, shape: Shape) -> TokenStream {
     let Item { attrs, vis, body, .. } = item;
-    let Shape { mut sig, tx, tx_mut, tx_index, mut output, cloned } = shape;
+    let Shape { mut sig, tx, mut output, cloned } = shape;
+    let PatType { attrs: tx_attrs, pat: tx_pat, ty: mut tx_ty, .. } = tx;
+    let span = Span::mixed_site();
+    let private = &private(args);
 
-    let start = if let Some(source) = &args.source {
-        quote!(#private::Source::from(#source))
+    let source = Ident::new("__source", span);
+    let (let_source, start) = if let Some(expr) = &args.source {
+        // A statement of its own: what the expression makes on its way lives as long as the call.
+        let from = quote_spanned!(span=> #private::Source::from(#source));
+        (quote_spanned!(span=> let #source = #expr;), over(expr, from))
     } else {
-        let source = Ident::new("__source", Span::mixed_site());
-        let param: FnArg = parse_quote! { #source: impl ::core::convert::Into<#private::Source<'_>> };
-        sig.inputs.insert(tx_index, param);
-        quote!(::core::convert::Into::into(#source))
+        let ty = source_type(private, &mut sig, at(&tx_ty));
+        sig.inputs.insert(usize::from(sig.receiver().is_some()), parse_quote!(#source: #ty));
+        (TokenStream::new(), quote!(::core::convert::Into::into(#source)))
     };
     let name = if let Some(name) = &args.name {
         name.to_token_stream()
@@ -62,51 +73,64 @@ fn function(args: &Args, item: Item, shape: Shape) -> TokenStream {
         let ident = sig.ident.unraw().to_string();
         quote!(::core::concat!(::core::module_path!(), "::", #ident))
     };
-    let policy = args.policy_fields(&private);
-    let retry_if = &args.retry_if.iter().collect::<Vec<_>>();
+    let policy = args.policy(private);
+    let retry_if = args.retry_if.iter();
 
-    let PatType { pat: tx_pat, ty: mut tx_ty, .. } = tx;
+    let cloned = cloned.iter().map(|Cloned { attrs, mutability, ident }| {
+        quote_spanned!(at(ident)=> #(#attrs)* let #mutability #ident = ::core::clone::Clone::clone(&#ident);)
+    });
     AnonymousLifetimes.visit_type_mut(&mut tx_ty);
-    let tx_mut = tx_mut.then(|| quote!(mut));
+    let lend = over(&tx_ty, quote_spanned!(span=> #private::lend(&mut __tx)));
     InferImplTrait.visit_type_mut(&mut output);
-
-    // Locals are invisible to the body: `mixed_site` hygiene.
-    let body = quote_spanned! {Span::mixed_site()=>
+    let attempt = quote_spanned! {span.located_at(body.span_open())=>
         async {
             // Never runs. It pins the type that `?` converts to.
+            #[allow(unreachable_code)]
             if false {
                 let __ret: #output = loop {};
                 return __ret;
             }
             #body
-        }
+        }.await
     };
-    quote_spanned! {Span::mixed_site()=>
+
+    // All that asks something of the return type stands at one place, so that rustc has one complaint.
+    let result = first(&output);
+    let outcome = over(&result, quote_spanned!(span=> __outcome));
+    let into_result = over(&result, quote_spanned!(span=> #private::Outcome::into_result(#outcome)));
+    let from_result = over(&result, quote_spanned!(span=> #private::Outcome::from_result(__result)));
+    let error = first(error_of(&output));
+    let settle = quote_spanned!(at(&error)=> __tx.settle(__outcome, __seen).await);
+    let next = quote_spanned!(at(&error)=> __run.next(__ended).await);
+
+    // Locals are invisible to the body: `mixed_site` hygiene.
+    quote_spanned! {span=>
         #(#attrs)*
         #vis #sig {
+            #let_source
             let mut __run = {
-                static __SITE: #private::Site = #private::Site::new(
-                    #name,
-                    #private::Policy { #policy ..#private::Policy::DEFAULT },
-                );
+                #[allow(clippy::needless_update)]
+                static __SITE: #private::Site = #private::Site::new(#name, #policy);
                 #private::Run::new(#start, &__SITE)
             };
-            #[allow(unreachable_code, unused_braces)]
             loop {
                 let __ended = match __run.begin().await {
-                    ::core::result::Result::Ok(#tx_mut __tx) => {
-                        #(let mut #cloned = ::core::clone::Clone::clone(&#cloned);)*
-                        let __outcome: #output = {
-                            let #tx_pat: #tx_ty = &#tx_mut __tx;
-                            #body.await
+                    ::core::result::Result::Ok(mut __tx) => {
+                        #[allow(unused_braces)]
+                        let #outcome: #output = {
+                            #(#cloned)*
+                            #(#tx_attrs)*
+                            let #tx_pat: #tx_ty = #lend;
+                            #attempt
                         };
-                        let __seen = #private::seen!(&__outcome #(, #retry_if)*);
-                        ::core::result::Result::Ok(__tx.settle(__outcome, __seen).await)
+                        let #outcome = #into_result;
+                        let __seen = #private::seen!(&#outcome #(, #retry_if)*);
+                        ::core::result::Result::Ok(#settle)
                     }
                     ::core::result::Result::Err(__error) => ::core::result::Result::Err(__error),
                 };
-                if let ::core::ops::ControlFlow::Break(__result) = __run.next(__ended).await {
-                    return __result;
+                if let ::core::ops::ControlFlow::Break(__result) = #next {
+                    return #from_result;
                 }
             }
         }
@@ -115,7 +139,72 @@ fn function(args: &Args, item: Item, shape: Shape) -> TokenStream {
 
 /// The module that the expansion names.
 fn private(args: &Args) -> TokenStream {
-    if let Some(path) = &args.krate { quote!(#path::__private) } else { quote!(::retry_runtime::__private) }
+    let span = Span::mixed_site();
+    let runtime = args.krate.as_ref().map_or_else(|| quote_spanned!(span=> ::retry_runtime), ToTokens::to_token_stream);
+    quote_spanned!(span=> #runtime::__private)
+}
+
+/// The type of the parameter in the transaction's place. A return type that lists what it captures has to list this
+/// type too, and so it needs a name.
+fn source_type(private: &TokenStream, sig: &mut Signature, span: Span) -> Type {
+    let name = quote_spanned!(span=> __Source);
+    let mut captures = Captures { param: parse_quote!(#name), found: false };
+    captures.visit_return_type_mut(&mut sig.output);
+    if !captures.found {
+        return parse_quote_spanned!(span=> impl ::core::convert::Into<#private::Source<'_>>);
+    }
+    let lifetime = Lifetime::new("'__source", span);
+    sig.generics.params.push(parse_quote!(#lifetime));
+    sig.generics.params.push(parse_quote!(#name: ::core::convert::Into<#private::Source<#lifetime>>));
+    parse_quote!(#name)
+}
+
+/// Where `tokens` begin, for names of ours: what is wrong with them is reported there.
+fn at(tokens: impl ToTokens) -> Span {
+    let place = tokens.into_token_stream().into_iter().next().map_or_else(Span::call_site, |token| token.span());
+    Span::mixed_site().located_at(place)
+}
+
+/// Lays a call of ours over all of `tokens`: what is wrong with it is reported there.
+fn over(tokens: impl ToTokens, call: TokenStream) -> TokenStream {
+    let places: Vec<Span> = tokens.into_token_stream().into_iter().map(|token| token.span()).collect();
+    let place = |index: usize| if index == 0 { places.first() } else { places.last() };
+    let put = |(index, mut token): (usize, TokenTree)| {
+        let span = token.span();
+        token.set_span(span.located_at(*place(index).unwrap_or(&span)));
+        token
+    };
+    call.into_iter().enumerate().map(put).collect()
+}
+
+/// The first of some tokens.
+fn first(tokens: impl ToTokens) -> TokenStream {
+    tokens.into_token_stream().into_iter().take(1).collect()
+}
+
+/// The error in `Result<T, E>`; the whole type where it is written otherwise.
+fn error_of(output: &Type) -> TokenStream {
+    if let Type::Path(TypePath { path, .. }) = output {
+        if let Some(PathSegment { arguments: PathArguments::AngleBracketed(generics), .. }) = path.segments.last() {
+            if let (2, Some(error)) = (generics.args.len(), generics.args.last()) {
+                return error.to_token_stream();
+            }
+        }
+    }
+    output.to_token_stream()
+}
+
+/// Adds a parameter to every `use<…>`.
+struct Captures {
+    param: CapturedParam,
+    found: bool,
+}
+
+impl VisitMut for Captures {
+    fn visit_precise_capture_mut(&mut self, capture: &mut PreciseCapture) {
+        capture.params.push(self.param.clone());
+        self.found = true;
+    }
 }
 
 /// Replaces every lifetime by `'_`: the transaction lives as long as its attempt.

@@ -7,6 +7,10 @@ mod args;
 mod error;
 mod expand;
 mod item;
+#[cfg(test)]
+mod robustness;
+#[cfg(test)]
+mod snapshots;
 mod validate;
 mod value;
 

@@ -2,10 +2,15 @@
 
 use proc_macro2::Ident;
 use syn::visit_mut::{self, VisitMut};
-use syn::{FnArg, Pat, PatIdent, PatType, Receiver, ReceiverKind, ReturnType, Signature, Type};
+use syn::{
+    Attribute, FnArg, PatIdent, PatType, Receiver, ReceiverKind, ReturnType, Signature, Token, Type, TypePath,
+    TypeReference, parse_quote, parse_quote_spanned,
+};
 
 use crate::args::Args;
 use crate::error::Errors;
+
+const TRANSACTION: &str = "the first parameter is the transaction; write `tx: &mut Transaction<'_>`";
 
 /// What the expansion needs to know of a signature that keeps the rules.
 pub(crate) struct Shape {
@@ -13,117 +18,175 @@ pub(crate) struct Shape {
     pub(crate) sig: Signature,
     /// The transaction parameter.
     pub(crate) tx: PatType,
-    /// Whether the transaction parameter is `&mut`.
-    pub(crate) tx_mut: bool,
-    /// Where the transaction parameter stood.
-    pub(crate) tx_index: usize,
     /// The type that the function returns.
     pub(crate) output: Type,
-    /// The bindings declared `mut`, each cloned afresh for every attempt.
-    pub(crate) cloned: Vec<Ident>,
+    /// The bindings declared `mut`.
+    pub(crate) cloned: Vec<Cloned>,
 }
 
-/// Checks `sig`; what breaks a rule is in `errors`.
-pub(crate) fn shape(sig: &Signature, args: &Args, errors: &mut Errors) -> Option<Shape> {
-    if sig.asyncness.is_none() {
-        errors.at(sig.fn_token, "#[transactional] needs an `async fn`; add `async`");
+/// A parameter declared `mut`: cloned afresh for every attempt.
+pub(crate) struct Cloned {
+    pub(crate) attrs: Vec<Attribute>,
+    pub(crate) mutability: Token![mut],
+    pub(crate) ident: Ident,
+}
+
+/// Refuses a second attribute.
+pub(crate) fn attributes(attrs: &mut Vec<Attribute>, errors: &mut Errors) {
+    let is_ours = |attr: &Attribute| attr.path().segments.last().is_some_and(|name| name.ident == "transactional");
+    if let Some(second) = attrs.iter().position(is_ours) {
+        errors.at(attrs.remove(second), "`#[transactional]` given more than once");
     }
-    if let Some(constness) = &sig.constness {
-        errors.at(constness, "#[transactional] cannot be used on a `const fn`");
+}
+
+/// Checks `sig`; what breaks a rule is in `errors`. What can be mended without knowing more is mended in `sig`, so
+/// that one fault does not lead to others. `None`: there is no telling what was meant.
+pub(crate) fn shape(sig: &mut Signature, args: &Args, errors: &mut Errors) -> Option<Shape> {
+    if is_boxed(sig) {
+        errors.at(
+            sig.fn_token,
+            "`#[async_trait]` has rewritten this function already; put `#[transactional]` on a function that it calls",
+        );
+        return None;
     }
-    if let Some(variadic) = &sig.variadic {
-        errors.at(variadic, "#[transactional] cannot be used on a variadic function");
+    if let Some(constness) = sig.constness.take() {
+        errors.at(constness, "`#[transactional]` cannot be used on a `const fn`; remove `const`");
+    } else if sig.asyncness.is_none() {
+        errors.at(sig.fn_token, "`#[transactional]` needs an `async fn`; add `async`");
     }
-    let output = match &sig.output {
-        ReturnType::Type(_, output) => Some((**output).clone()),
-        ReturnType::Default => {
-            errors.at(&sig.ident, "#[transactional] needs a function that returns a `Result`; add `-> Result<(), E>`");
-            None
-        }
-    };
+    sig.asyncness.get_or_insert_with(Default::default);
+    let output = output(sig);
+
     let mut sig = sig.clone();
-    let tx = take_transaction(&mut sig, errors);
+    let tx = take_transaction(&mut sig, errors)?;
     let mut cloned = Vec::new();
     for input in &mut sig.inputs {
         match input {
             FnArg::Receiver(receiver) => check_receiver(receiver, args, errors),
             FnArg::Typed(param) => {
-                if args.allow_mut.is_none() {
-                    check_param(param, errors);
-                }
-                TakeMut(&mut cloned).visit_pat_mut(&mut param.pat);
+                let mut bindings = Bindings { attrs: &param.attrs, cloned: &mut cloned, ref_mut: None };
+                bindings.visit_pat_mut(&mut param.pat);
+                check_param(&param.ty, bindings.ref_mut, args, errors);
             }
         }
     }
-    let (tx, tx_mut, tx_index) = tx?;
-    Some(Shape { sig, tx, tx_mut, tx_index, output: output?, cloned })
+    Some(Shape { sig, tx, output, cloned })
+}
+
+/// Whether this is what `#[async_trait]` makes of an `async fn`.
+fn is_boxed(sig: &Signature) -> bool {
+    sig.generics.lifetimes().any(|param| param.lifetime.ident == "async_trait")
+}
+
+/// The type that the function returns. Where it states none, that is an error in a type's place: rustc then has
+/// nothing to say about the body and the callers.
+fn output(sig: &mut Signature) -> Type {
+    if let ReturnType::Type(_, output) = &sig.output {
+        return (**output).clone();
+    }
+    let message = "`#[transactional]` needs a function that returns a `Result`; add `-> Result<(), E>`";
+    let output: Type = parse_quote_spanned! {sig.ident.span()=>
+        [(); { ::core::compile_error! { #message } }]
+    };
+    sig.output = parse_quote!(-> #output);
+    output
 }
 
 /// Takes the first parameter after `self` out of the signature: it is the transaction.
-fn take_transaction(sig: &mut Signature, errors: &mut Errors) -> Option<(PatType, bool, usize)> {
-    const EXPECTED: &str = "the first parameter is the transaction; write `tx: &mut Transaction<'_>`";
+fn take_transaction(sig: &mut Signature, errors: &mut Errors) -> Option<PatType> {
     let index = usize::from(sig.receiver().is_some());
-    let inputs = std::mem::take(&mut sig.inputs);
-    let mut tx = None;
-    for (position, input) in inputs.into_iter().enumerate() {
-        match input {
-            FnArg::Typed(param) if position == index => tx = Some(param),
-            other => sig.inputs.push(other),
+    let mut inputs: Vec<FnArg> = std::mem::take(&mut sig.inputs).into_iter().collect();
+    if inputs.len() == index {
+        errors.at(&sig.ident, TRANSACTION);
+        return None;
+    }
+    let FnArg::Typed(tx) = inputs.remove(index) else { return None };
+    let later = inputs.iter().find(|input| matches!(input, FnArg::Typed(param) if names_transaction(&param.ty)));
+    match (later, referent(&tx.ty)) {
+        (Some(FnArg::Typed(later)), _) if !names_transaction(&tx.ty) => {
+            errors.at(&later.ty, "the transaction comes first; move it before the other parameters");
+        }
+        (_, None | Some(Type::ImplTrait(_))) => errors.at(&tx.ty, TRANSACTION),
+        _ => {
+            sig.inputs = inputs.into_iter().collect();
+            return Some(tx);
         }
     }
-    let Some(tx) = tx else {
-        errors.at(&sig.ident, EXPECTED);
-        return None;
-    };
-    match &*tx.ty {
-        Type::Reference(reference) => {
-            let is_mut = reference.mutability.is_some();
-            Some((tx, is_mut, index))
-        }
-        other => {
-            errors.at(other, EXPECTED);
-            None
-        }
+    None
+}
+
+/// Whether this is a reference to what is called `Transaction`.
+fn names_transaction(ty: &Type) -> bool {
+    let Some(Type::Path(TypePath { path, .. })) = referent(ty) else { return false };
+    path.segments.last().is_some_and(|segment| segment.ident == "Transaction")
+}
+
+/// What a type refers to, if it is a reference.
+fn referent(ty: &Type) -> Option<&Type> {
+    match strip(ty) {
+        Type::Reference(reference) => Some(strip(&reference.elem)),
+        _ => None,
     }
 }
 
 fn check_receiver(receiver: &Receiver, args: &Args, errors: &mut Errors) {
     let is_mut = match &receiver.kind {
         ReceiverKind::Reference(_, _, mutability) => mutability.is_some(),
-        ReceiverKind::Typed(_, ty) => receiver.mutability.is_some() || is_mut_reference(ty),
+        ReceiverKind::Typed(_, ty) => receiver.mutability.is_some() || mut_reference(ty).is_some(),
         _ => receiver.mutability.is_some(),
     };
     if is_mut && args.allow_mut.is_none() {
-        errors.at(receiver, "what a rolled-back attempt writes to `self` would stay; take `&self`, or say `allow_mut`");
+        errors.at(receiver, "what a rolled-back attempt writes to `self` would stay; take `&self`, or add `allow_mut`");
     }
 }
 
-fn check_param(param: &PatType, errors: &mut Errors) {
-    if is_mut_reference(&param.ty) {
+fn check_param(ty: &Type, ref_mut: Option<Token![ref]>, args: &Args, errors: &mut Errors) {
+    if args.allow_mut.is_some() {
+        return;
+    }
+    if let Some(reference) = mut_reference(ty) {
         errors.at(
-            &param.ty,
-            "what a rolled-back attempt writes to this parameter would stay; return the value instead, or say `allow_mut`",
+            reference,
+            "what a rolled-back attempt writes here would stay; return the value instead, or add `allow_mut`",
         );
     }
-    if let Pat::Ident(PatIdent { by_ref: Some(by_ref), mutability: Some(_), .. }) = &*param.pat {
-        errors.at(
-            by_ref,
-            "what a rolled-back attempt writes to this parameter would stay; declare it `mut`, or say `allow_mut`",
-        );
+    if let Some(by_ref) = ref_mut {
+        errors.at(by_ref, "what a rolled-back attempt writes here would stay; write `mut`, or add `allow_mut`");
     }
 }
 
-fn is_mut_reference(ty: &Type) -> bool {
-    matches!(ty, Type::Reference(reference) if reference.mutability.is_some())
+/// The `&mut T` in a type that a body can write through.
+fn mut_reference(ty: &Type) -> Option<&TypeReference> {
+    match strip(ty) {
+        Type::Reference(reference) if reference.mutability.is_some() => Some(reference),
+        Type::Tuple(tuple) => tuple.elems.iter().find_map(mut_reference),
+        _ => None,
+    }
 }
 
-/// Removes `mut` from bindings and lists them.
-struct TakeMut<'a>(&'a mut Vec<Ident>);
+/// The type without parentheses, and without the invisible ones round what a `macro_rules!` macro was given.
+fn strip(ty: &Type) -> &Type {
+    match ty {
+        Type::Group(group) => strip(&group.elem),
+        Type::Paren(paren) => strip(&paren.elem),
+        other => other,
+    }
+}
 
-impl VisitMut for TakeMut<'_> {
+/// Removes `mut` from a parameter's bindings and lists them.
+struct Bindings<'a> {
+    attrs: &'a [Attribute],
+    cloned: &'a mut Vec<Cloned>,
+    /// What is taken by `ref mut`.
+    ref_mut: Option<Token![ref]>,
+}
+
+impl VisitMut for Bindings<'_> {
     fn visit_pat_ident_mut(&mut self, binding: &mut PatIdent) {
-        if binding.by_ref.is_none() && binding.mutability.take().is_some() {
-            self.0.push(binding.ident.clone());
+        if binding.by_ref.is_some() {
+            self.ref_mut = binding.mutability.and(binding.by_ref);
+        } else if let Some(mutability) = binding.mutability.take() {
+            self.cloned.push(Cloned { attrs: self.attrs.to_vec(), mutability, ident: binding.ident.clone() });
         }
         visit_mut::visit_pat_ident_mut(self, binding);
     }

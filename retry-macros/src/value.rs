@@ -4,6 +4,14 @@ use proc_macro2::TokenStream;
 use quote::{ToTokens, quote};
 use syn::{Error, Expr, ExprLit, ExprPath, Lit, LitStr, Path, Result};
 
+/// Without the invisible parentheses round what a `macro_rules!` macro was given.
+pub(crate) fn ungroup(mut expr: Expr) -> Expr {
+    while let Expr::Group(group) = expr {
+        expr = *group.expr;
+    }
+    expr
+}
+
 /// A number of retries: a literal, or the path of a `u32` constant.
 pub(crate) enum Count {
     Literal(u32),
@@ -12,12 +20,12 @@ pub(crate) enum Count {
 
 impl Count {
     pub(crate) fn parse(key: &str, value: &Expr) -> Result<Self> {
+        const RANGE: &str = "expected a number from 0 to 4294967295";
         match value {
-            Expr::Lit(ExprLit { lit: Lit::Int(int), .. }) => match int.base10_parse() {
-                Ok(count) if int.suffix().is_empty() || int.suffix() == "u32" => Ok(Self::Literal(count)),
-                _ => Err(Error::new_spanned(value, "expected a number from 0 to 4294967295")),
-            },
-            Expr::Unary(_) => Err(Error::new_spanned(value, "expected a number from 0 to 4294967295")),
+            Expr::Lit(ExprLit { lit: Lit::Int(int), .. }) if matches!(int.suffix(), "" | "u32") => {
+                int.base10_parse().map(Self::Literal).map_err(|_| Error::new_spanned(value, RANGE))
+            }
+            Expr::Unary(_) => Err(Error::new_spanned(value, RANGE)),
             Expr::Path(path) => Ok(Self::Path(path.clone())),
             _ => Err(Error::new_spanned(
                 value,
@@ -123,8 +131,8 @@ pub(crate) fn sqlstates(value: &Expr) -> Result<Vec<LitStr>> {
     }
     let mut codes: Vec<LitStr> = Vec::new();
     let mut errors: Option<Error> = None;
-    for element in &array.elems {
-        let fault = match element {
+    for element in array.elems.iter().cloned().map(ungroup) {
+        let fault = match &element {
             Expr::Lit(ExprLit { lit: Lit::Str(code), .. }) if is_sqlstate(&code.value()) => {
                 if codes.iter().all(|known| known.value() != code.value()) {
                     codes.push(code.clone());
@@ -153,9 +161,7 @@ pub(crate) fn callable(key: &str, value: &Expr) -> Result<Expr> {
         Expr::Path(_) | Expr::Closure(_) => Ok(value.clone()),
         _ => Err(Error::new_spanned(
             value,
-            format!(
-                "expected a function or a closure, as in `{key} = MyError::is_stale` or `{key} = |e| e.is_stale()`"
-            ),
+            format!("expected a function or a closure, as in `{key} = |error| error.is_stale()`"),
         )),
     }
 }

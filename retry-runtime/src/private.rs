@@ -8,6 +8,65 @@ pub use crate::policy::{Isolation, Jitter, Policy};
 pub use crate::run::{Run, Site};
 pub use crate::settle::Seen;
 pub use crate::source::Source;
+use crate::transaction::Transaction;
+
+/// What the body can take its transaction as.
+#[diagnostic::on_unimplemented(
+    message = "the first parameter is the transaction; write `tx: &mut Transaction<'_>`",
+    label = "not a transaction"
+)]
+pub trait Lend<'t, 'a> {
+    /// The attempt's transaction, for as long as the body runs.
+    fn lend(tx: &'t mut Transaction<'a>) -> Self;
+}
+
+impl<'t, 'a> Lend<'t, 'a> for &'t Transaction<'a> {
+    fn lend(tx: &'t mut Transaction<'a>) -> Self {
+        tx
+    }
+}
+
+impl<'t, 'a> Lend<'t, 'a> for &'t mut Transaction<'a> {
+    fn lend(tx: &'t mut Transaction<'a>) -> Self {
+        tx
+    }
+}
+
+/// Lends the transaction as what the function declares, and as nothing that it merely dereferences to.
+pub fn lend<'t, 'a, T: Lend<'t, 'a>>(tx: &'t mut Transaction<'a>) -> T {
+    T::lend(tx)
+}
+
+/// What the body returns: a `Result`, under whatever alias.
+#[diagnostic::on_unimplemented(
+    message = "`#[transactional]` needs a function that returns a `Result`, not `{Self}`",
+    label = "not a `Result`"
+)]
+pub trait Outcome {
+    /// What it holds if the body succeeds.
+    type Ok;
+    /// What it holds otherwise.
+    type Err;
+
+    /// The `Result`.
+    fn into_result(self) -> Result<Self::Ok, Self::Err>;
+
+    /// And back.
+    fn from_result(result: Result<Self::Ok, Self::Err>) -> Self;
+}
+
+impl<T, E> Outcome for Result<T, E> {
+    type Ok = T;
+    type Err = E;
+
+    fn into_result(self) -> Self {
+        self
+    }
+
+    fn from_result(result: Self) -> Self {
+        result
+    }
+}
 
 /// The body's error, on its way to the chain of its sources. Which way there is depends on its type; method
 /// resolution takes the first of the three traits below that fits.

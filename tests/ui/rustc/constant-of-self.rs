@@ -1,3 +1,5 @@
+//! The options stand in a `static`, which knows no `Self`.
+
 use retry_runtime::{Error, Transaction, transactional};
 
 struct Bank;
@@ -6,8 +8,9 @@ impl Bank {
     const RETRIES: u32 = 7;
 
     #[transactional(retries = Self::RETRIES)]
-    async fn ping(&self, tx: &mut Transaction<'_>) -> Result<(), Error> {
+    async fn touch(&self, tx: &mut Transaction<'_>) -> Result<(), Error> {
         Ok(tx.batch_execute("SELECT 1").await?)
     }
 }
+
 fn main() {}

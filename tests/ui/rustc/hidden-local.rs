@@ -3,10 +3,8 @@
 use retry_runtime::{Error, Transaction, transactional};
 
 #[transactional]
-async fn peek(_tx: &mut Transaction<'_>) -> Result<(), Error> {
-    let _ = &__run;
-    let _ = &__tx;
-    let _ = &__source;
+async fn peek(_: &mut Transaction<'_>) -> Result<(), Error> {
+    let _ = (&__run, &__tx, &__source);
     Ok(())
 }
 

@@ -7,13 +7,13 @@ fn is_stale(error: &std::io::Error) -> bool {
 }
 
 #[transactional(retry_if = is_stale)]
-async fn by_path(_tx: &mut Transaction<'_>) -> Result<(), Error> {
-    Ok(())
+async fn by_path(tx: &mut Transaction<'_>) -> Result<(), Error> {
+    Ok(tx.batch_execute("SELECT 1").await?)
 }
 
 #[transactional(retry_if = |error| error.is_stale())]
-async fn by_closure(_tx: &mut Transaction<'_>) -> Result<(), Error> {
-    Ok(())
+async fn by_closure(tx: &mut Transaction<'_>) -> Result<(), Error> {
+    Ok(tx.batch_execute("SELECT 1").await?)
 }
 
 fn main() {}

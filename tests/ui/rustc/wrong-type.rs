@@ -5,9 +5,10 @@ use retry_runtime::{Error, Transaction, transactional};
 #[transactional]
 async fn balance(_tx: &mut Transaction<'_>, id: i64) -> Result<i64, Error> {
     if id < 0 {
-        return Ok("none");
+        return id;
     }
-    Ok(id.to_string())
+    let cents: i64 = "none";
+    cents.checked_add(id)
 }
 
 fn main() {}

@@ -1,0 +1,96 @@
+//! The calls: one transfer, in two ways to collide, without retries and with them.
+
+use deadpool_postgres::Pool;
+use rand::RngExt;
+use retry_runtime::{Error, Transaction, transactional};
+
+/// A transfer that somebody asks for, under a number of its own.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Order {
+    pub(crate) call: i64,
+    from: i64,
+    to: i64,
+    cents: i64,
+}
+
+impl Order {
+    /// Up to a dollar between two of the accounts `1..=accounts`.
+    pub(crate) fn random(call: i64, accounts: i64) -> Self {
+        let mut rng = rand::rng();
+        let from = rng.random_range(1..=accounts);
+        let other = rng.random_range(1..accounts);
+        let to = if other < from { other } else { other + 1 };
+        Self { call, from, to, cents: rng.random_range(1..=100) }
+    }
+}
+
+/// How the transfers collide.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Act {
+    /// Two that read and write the same balances: the server refuses one of them.
+    Serializable,
+    /// Two that lock the same rows, each in its own order: the server ends one of them.
+    RowLocks,
+}
+
+impl Act {
+    pub(crate) fn heading(self) -> &'static str {
+        match self {
+            Self::Serializable => "Act one, SERIALIZABLE: read two balances, write both",
+            Self::RowLocks => "Act two, READ COMMITTED: lock the payer's row, then the payee's",
+        }
+    }
+
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Serializable => "serializable",
+            Self::RowLocks => "row locks",
+        }
+    }
+}
+
+/// Runs one transfer.
+pub(crate) async fn transfer(pool: &Pool, act: Act, retries: bool, order: Order) -> Result<(), Error> {
+    match (act, retries) {
+        (Act::Serializable, false) => serializable_once(pool, order).await,
+        (Act::Serializable, true) => serializable(pool, order).await,
+        (Act::RowLocks, false) => row_locks_once(pool, order).await,
+        (Act::RowLocks, true) => row_locks(pool, order).await,
+    }
+}
+
+#[transactional(retries = 0, deadlock_retries = 0, isolation = "serializable")]
+async fn serializable_once(tx: &mut Transaction<'_>, order: Order) -> Result<(), Error> {
+    move_money(tx, READ, order).await
+}
+
+// Far more retries than a service wants: here every call competes with all others for a handful of rows.
+#[transactional(retries = 5, deadlock_retries = 50, isolation = "serializable")]
+async fn serializable(tx: &mut Transaction<'_>, order: Order) -> Result<(), Error> {
+    move_money(tx, READ, order).await
+}
+
+#[transactional(retries = 0, deadlock_retries = 0, isolation = "read committed")]
+async fn row_locks_once(tx: &mut Transaction<'_>, order: Order) -> Result<(), Error> {
+    move_money(tx, READ_AND_LOCK, order).await
+}
+
+#[transactional(retries = 5, deadlock_retries = 50, isolation = "read committed")]
+async fn row_locks(tx: &mut Transaction<'_>, order: Order) -> Result<(), Error> {
+    move_money(tx, READ_AND_LOCK, order).await
+}
+
+const READ: &str = "SELECT balance FROM accounts WHERE id = $1";
+const READ_AND_LOCK: &str = "SELECT balance FROM accounts WHERE id = $1 FOR UPDATE";
+
+/// Reads both balances and writes them back: a transaction that runs in between unseen would be overwritten.
+async fn move_money(tx: &Transaction<'_>, read: &str, order: Order) -> Result<(), Error> {
+    const WRITE: &str = "UPDATE accounts SET balance = $2 WHERE id = $1";
+    let Order { call, from, to, cents } = order;
+    let from_balance: i64 = tx.query_one(read, &[&from]).await?.get(0);
+    let to_balance: i64 = tx.query_one(read, &[&to]).await?.get(0);
+    tx.execute(WRITE, &[&from, &(from_balance - cents)]).await?;
+    tx.execute(WRITE, &[&to, &(to_balance + cents)]).await?;
+    tx.execute("INSERT INTO ledger VALUES ($1, $2, $3, $4)", &[&call, &from, &to, &cents]).await?;
+    Ok(())
+}

@@ -1,0 +1,102 @@
+//! Counting what the runtime reports: each retry and each give-up is an event.
+
+use std::fmt;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use indicatif::HumanCount;
+use tracing::field::{Field, Visit};
+use tracing::{Event, Subscriber};
+use tracing_subscriber::layer::{Context, Layer, SubscriberExt};
+use tracing_subscriber::util::SubscriberInitExt;
+
+/// What happened so far.
+#[derive(Debug, Default)]
+pub(crate) struct Tally {
+    /// Calls that returned `Ok`. The workers count these: a success is no event.
+    pub(crate) committed: AtomicU64,
+    serialization: AtomicU64,
+    deadlocks: AtomicU64,
+    retried: AtomicU64,
+    failed: AtomicU64,
+}
+
+impl Tally {
+    /// A tally of the events in this process, from now on.
+    pub(crate) fn install() -> Arc<Self> {
+        let tally = Arc::new(Self::default());
+        tracing_subscriber::registry().with(Counter(tally.clone())).init();
+        tally
+    }
+
+    /// Begins anew.
+    pub(crate) fn reset(&self) {
+        for count in [&self.committed, &self.serialization, &self.deadlocks, &self.retried, &self.failed] {
+            count.store(0, Ordering::Relaxed);
+        }
+    }
+
+    /// Attempts that were repeated.
+    pub(crate) fn retried(&self) -> u64 {
+        self.retried.load(Ordering::Relaxed)
+    }
+}
+
+impl fmt::Display for Tally {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let counts = [
+            (&self.committed, "committed"),
+            (&self.serialization, "conflicts"),
+            (&self.deadlocks, "deadlocks"),
+            (&self.retried, "retried"),
+            (&self.failed, "failed"),
+        ];
+        for (i, (count, what)) in counts.into_iter().enumerate() {
+            let comma = if i == 0 { "" } else { ", " };
+            write!(f, "{comma}{} {what}", HumanCount(count.load(Ordering::Relaxed)))?;
+        }
+        Ok(())
+    }
+}
+
+struct Counter(Arc<Tally>);
+
+impl<S: Subscriber> Layer<S> for Counter {
+    fn on_event(&self, event: &Event<'_>, _context: Context<'_, S>) {
+        if event.metadata().target() != "retry_runtime" {
+            return;
+        }
+        let mut seen = Seen::default();
+        event.record(&mut seen);
+        let tally = &self.0;
+        let counts = [
+            (seen.class == "serialization", &tally.serialization),
+            (seen.class == "deadlock", &tally.deadlocks),
+            (seen.message == "retrying", &tally.retried),
+            (seen.message == "giving up", &tally.failed),
+        ];
+        for (_, count) in counts.into_iter().filter(|(is_one, _)| *is_one) {
+            count.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+}
+
+#[derive(Default)]
+struct Seen {
+    class: String,
+    message: String,
+}
+
+impl Visit for Seen {
+    fn record_str(&mut self, field: &Field, value: &str) {
+        if field.name() == "class" {
+            value.clone_into(&mut self.class);
+        }
+    }
+
+    fn record_debug(&mut self, field: &Field, value: &dyn fmt::Debug) {
+        if field.name() == "message" {
+            self.message = format!("{value:?}");
+        }
+    }
+}

@@ -1,0 +1,73 @@
+async fn report(totals: &mut Vec<i64>) -> Result<(), BankError> {
+    let __source = &POOL;
+    let mut __run = {
+        #[allow(clippy::needless_update)]
+        static __SITE: bank::retry::__private::Site = bank::retry::__private::Site::new(
+            "report",
+            bank::retry::__private::Policy {
+                retries: 5,
+                deadlock_retries: ::core::option::Option::Some(LIMIT),
+                isolation: ::core::option::Option::Some(
+                    bank::retry::__private::Isolation::Serializable,
+                ),
+                read_only: true,
+                deferrable: true,
+                base_delay: ::core::time::Duration::from_micros(250u64),
+                max_delay: limits::CAP,
+                jitter: bank::retry::__private::Jitter::Equal,
+                statement_timeout: ::core::option::Option::Some(
+                    ::core::time::Duration::from_micros(2000000u64),
+                ),
+                lock_timeout: ::core::option::Option::Some(
+                    ::core::time::Duration::from_micros(20000u64),
+                ),
+                idle_timeout: ::core::option::Option::Some(
+                    ::core::time::Duration::from_micros(60000000u64),
+                ),
+                retry_on: &["23505", "23P01"],
+                ..bank::retry::__private::Policy::DEFAULT
+            },
+        );
+        bank::retry::__private::Run::new(
+            bank::retry::__private::Source::from(__source),
+            &__SITE,
+        )
+    };
+    loop {
+        let __ended = match __run.begin().await {
+            ::core::result::Result::Ok(mut __tx) => {
+                #[allow(unused_braces)]
+                let __outcome: Result<(), BankError> = {
+                    let tx: &Transaction<'_> = bank::retry::__private::lend(&mut __tx);
+                    async {
+                        #[allow(unreachable_code)]
+                        if false {
+                            let __ret: Result<(), BankError> = loop {};
+                            return __ret;
+                        }
+                        {
+                            totals
+                                .push(
+                                    tx
+                                        .query_one("SELECT sum(cents) FROM accounts", &[])
+                                        .await?
+                                        .get(0),
+                                );
+                            Ok(())
+                        }
+                    }
+                        .await
+                };
+                let __outcome = bank::retry::__private::Outcome::into_result(__outcome);
+                let __seen = bank::retry::__private::seen!(
+                    & __outcome, | error | error.is_stale()
+                );
+                ::core::result::Result::Ok(__tx.settle(__outcome, __seen).await)
+            }
+            ::core::result::Result::Err(__error) => ::core::result::Result::Err(__error),
+        };
+        if let ::core::ops::ControlFlow::Break(__result) = __run.next(__ended).await {
+            return bank::retry::__private::Outcome::from_result(__result);
+        }
+    }
+}

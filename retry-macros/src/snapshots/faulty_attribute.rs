@@ -1,0 +1,51 @@
+async fn touch(
+    __source: impl ::core::convert::Into<::retry_runtime::__private::Source<'_>>,
+) -> Result<(), Error> {
+    let mut __run = {
+        #[allow(clippy::needless_update)]
+        static __SITE: ::retry_runtime::__private::Site = ::retry_runtime::__private::Site::new(
+            ::core::concat!(::core::module_path!(), "::", "touch"),
+            ::retry_runtime::__private::Policy::DEFAULT,
+        );
+        ::retry_runtime::__private::Run::new(
+            ::core::convert::Into::into(__source),
+            &__SITE,
+        )
+    };
+    loop {
+        let __ended = match __run.begin().await {
+            ::core::result::Result::Ok(mut __tx) => {
+                #[allow(unused_braces)]
+                let __outcome: Result<(), Error> = {
+                    let tx: &Transaction<'_> = ::retry_runtime::__private::lend(
+                        &mut __tx,
+                    );
+                    async {
+                        #[allow(unreachable_code)]
+                        if false {
+                            let __ret: Result<(), Error> = loop {};
+                            return __ret;
+                        }
+                        { Ok(tx.batch_execute("SELECT 1").await?) }
+                    }
+                        .await
+                };
+                let __outcome = ::retry_runtime::__private::Outcome::into_result(
+                    __outcome,
+                );
+                let __seen = ::retry_runtime::__private::seen!(& __outcome);
+                ::core::result::Result::Ok(__tx.settle(__outcome, __seen).await)
+            }
+            ::core::result::Result::Err(__error) => ::core::result::Result::Err(__error),
+        };
+        if let ::core::ops::ControlFlow::Break(__result) = __run.next(__ended).await {
+            return ::retry_runtime::__private::Outcome::from_result(__result);
+        }
+    }
+}
+::core::compile_error! {
+    "unknown option `retry`; did you mean `retries`?"
+}
+::core::compile_error! {
+    "expected one of `\"read committed\"`, `\"repeatable read\"`, `\"serializable\"`"
+}

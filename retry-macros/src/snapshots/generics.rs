@@ -1,0 +1,57 @@
+#[allow(clippy::unused_async)]
+pub async fn store<
+    'a,
+    '__source,
+    T,
+    const N: usize,
+    __Source: ::core::convert::Into<::retry_runtime::__private::Source<'__source>>,
+>(
+    __source: __Source,
+    values: &[T; N],
+    name: &'a str,
+) -> Result<impl Iterator<Item = &'a str> + use<'a, T, N, __Source>, Error>
+where
+    T: ToSql + Sync,
+{
+    let mut __run = {
+        #[allow(clippy::needless_update)]
+        static __SITE: ::retry_runtime::__private::Site = ::retry_runtime::__private::Site::new(
+            ::core::concat!(::core::module_path!(), "::", "store"),
+            ::retry_runtime::__private::Policy::DEFAULT,
+        );
+        ::retry_runtime::__private::Run::new(
+            ::core::convert::Into::into(__source),
+            &__SITE,
+        )
+    };
+    loop {
+        let __ended = match __run.begin().await {
+            ::core::result::Result::Ok(mut __tx) => {
+                #[allow(unused_braces)]
+                let __outcome: Result<_, Error> = {
+                    let tx: &'_ mut Transaction<'_> = ::retry_runtime::__private::lend(
+                        &mut __tx,
+                    );
+                    async {
+                        #[allow(unreachable_code)]
+                        if false {
+                            let __ret: Result<_, Error> = loop {};
+                            return __ret;
+                        }
+                        { Ok(std::iter::once(name)) }
+                    }
+                        .await
+                };
+                let __outcome = ::retry_runtime::__private::Outcome::into_result(
+                    __outcome,
+                );
+                let __seen = ::retry_runtime::__private::seen!(& __outcome);
+                ::core::result::Result::Ok(__tx.settle(__outcome, __seen).await)
+            }
+            ::core::result::Result::Err(__error) => ::core::result::Result::Err(__error),
+        };
+        if let ::core::ops::ControlFlow::Break(__result) = __run.next(__ended).await {
+            return ::retry_runtime::__private::Outcome::from_result(__result);
+        }
+    }
+}

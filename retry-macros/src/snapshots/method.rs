@@ -1,0 +1,46 @@
+/// What an account holds.
+#[must_use]
+pub(crate) async fn cents(&self, id: i64) -> anyhow::Result<i64> {
+    let __source = &self.pool;
+    let mut __run = {
+        #[allow(clippy::needless_update)]
+        static __SITE: ::retry_runtime::__private::Site = ::retry_runtime::__private::Site::new(
+            ::core::concat!(::core::module_path!(), "::", "cents"),
+            ::retry_runtime::__private::Policy::DEFAULT,
+        );
+        ::retry_runtime::__private::Run::new(
+            ::retry_runtime::__private::Source::from(__source),
+            &__SITE,
+        )
+    };
+    loop {
+        let __ended = match __run.begin().await {
+            ::core::result::Result::Ok(mut __tx) => {
+                #[allow(unused_braces)]
+                let __outcome: anyhow::Result<i64> = {
+                    let tx: &Transaction<'_> = ::retry_runtime::__private::lend(
+                        &mut __tx,
+                    );
+                    async {
+                        #[allow(unreachable_code)]
+                        if false {
+                            let __ret: anyhow::Result<i64> = loop {};
+                            return __ret;
+                        }
+                        { Ok(tx.query_one(self.sql, &[&id]).await?.get(0)) }
+                    }
+                        .await
+                };
+                let __outcome = ::retry_runtime::__private::Outcome::into_result(
+                    __outcome,
+                );
+                let __seen = ::retry_runtime::__private::seen!(& __outcome);
+                ::core::result::Result::Ok(__tx.settle(__outcome, __seen).await)
+            }
+            ::core::result::Result::Err(__error) => ::core::result::Result::Err(__error),
+        };
+        if let ::core::ops::ControlFlow::Break(__result) = __run.next(__ended).await {
+            return ::retry_runtime::__private::Outcome::from_result(__result);
+        }
+    }
+}

@@ -1,0 +1,52 @@
+async fn drain(
+    __source: impl ::core::convert::Into<::retry_runtime::__private::Source<'_>>,
+    ids: Vec<i64>,
+    (a, b): (i64, i64),
+) -> Result<i64, Error> {
+    let mut __run = {
+        #[allow(clippy::needless_update)]
+        static __SITE: ::retry_runtime::__private::Site = ::retry_runtime::__private::Site::new(
+            ::core::concat!(::core::module_path!(), "::", "drain"),
+            ::retry_runtime::__private::Policy::DEFAULT,
+        );
+        ::retry_runtime::__private::Run::new(
+            ::core::convert::Into::into(__source),
+            &__SITE,
+        )
+    };
+    loop {
+        let __ended = match __run.begin().await {
+            ::core::result::Result::Ok(mut __tx) => {
+                #[allow(unused_braces)]
+                let __outcome: Result<i64, Error> = {
+                    let mut ids = ::core::clone::Clone::clone(&ids);
+                    let mut a = ::core::clone::Clone::clone(&a);
+                    let _: &mut Transaction<'_> = ::retry_runtime::__private::lend(
+                        &mut __tx,
+                    );
+                    async {
+                        #[allow(unreachable_code)]
+                        if false {
+                            let __ret: Result<i64, Error> = loop {};
+                            return __ret;
+                        }
+                        {
+                            a += ids.pop().unwrap_or(b);
+                            Ok(a)
+                        }
+                    }
+                        .await
+                };
+                let __outcome = ::retry_runtime::__private::Outcome::into_result(
+                    __outcome,
+                );
+                let __seen = ::retry_runtime::__private::seen!(& __outcome);
+                ::core::result::Result::Ok(__tx.settle(__outcome, __seen).await)
+            }
+            ::core::result::Result::Err(__error) => ::core::result::Result::Err(__error),
+        };
+        if let ::core::ops::ControlFlow::Break(__result) = __run.next(__ended).await {
+            return ::retry_runtime::__private::Outcome::from_result(__result);
+        }
+    }
+}

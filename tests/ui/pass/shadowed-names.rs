@@ -1,0 +1,58 @@
+//! Names of the user's never stand for those that the expansion means.
+
+#![allow(dead_code, unused_macros, non_snake_case)]
+
+use retry_runtime::{Transaction, transactional};
+
+mod core {}
+mod std {}
+mod retry {}
+
+struct Option;
+struct Policy;
+struct Run;
+struct Site;
+struct Source;
+struct Duration;
+enum ControlFlow {}
+trait Into {}
+trait Clone {}
+trait Default {}
+
+const __SITE: i64 = 1;
+
+macro_rules! concat {
+    () => {};
+}
+
+macro_rules! module_path {
+    () => {};
+}
+
+macro_rules! seen {
+    () => {};
+}
+
+fn Ok<T>(value: T) -> Result<T> {
+    Result::Ok(value)
+}
+
+fn Err() {}
+
+type Result<T> = ::core::result::Result<T, retry_runtime::Error>;
+
+#[transactional(retries = 3, isolation = "serializable", base_delay = "2ms")]
+async fn touch(tx: &Transaction<'_>, __source: i64, mut __tx: Vec<i64>) -> Result<i64> {
+    struct Run;
+    enum Result {}
+    let __outcome = __SITE + __source;
+    __tx.push(tx.attempt().into());
+    'outer: loop {
+        let _ = Run;
+        break 'outer Ok(__outcome + __tx[0]);
+    }
+}
+
+fn main() {
+    let _ = |pool: &deadpool_postgres::Pool| drop(touch(pool, 1, Vec::new()));
+}

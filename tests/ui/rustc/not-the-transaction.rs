@@ -1,0 +1,16 @@
+//! The first parameter is the transaction, and not what it dereferences to.
+
+use retry_runtime::{Error, transactional};
+use tokio_postgres::Client;
+
+#[transactional]
+async fn by_reference(client: &Client) -> Result<(), Error> {
+    Ok(client.batch_execute("SELECT 1").await?)
+}
+
+#[transactional]
+async fn by_mut(client: &mut Client) -> Result<(), Error> {
+    Ok(client.batch_execute("SELECT 1").await?)
+}
+
+fn main() {}
