@@ -70,6 +70,8 @@ fn function(args: &Args, item: Item, shape: Shape) -> TokenStream {
     let tx_mut = tx_mut.then(|| quote!(mut));
     InferImplTrait.visit_type_mut(&mut output);
 
+    // Only with a deadline: it wraps the body's future.
+    let limit = args.deadline.as_ref().map(|_| quote_spanned!(Span::mixed_site()=> let __limit = __tx.limit();));
     // Locals are invisible to the body: `mixed_site` hygiene.
     let body = quote_spanned! {Span::mixed_site()=>
         async {
@@ -81,6 +83,7 @@ fn function(args: &Args, item: Item, shape: Shape) -> TokenStream {
             #body
         }
     };
+    let body = if limit.is_some() { quote_spanned!(Span::mixed_site()=> __limit.body(#body)) } else { body };
     quote_spanned! {Span::mixed_site()=>
         #(#attrs)*
         #vis #sig {
@@ -96,6 +99,7 @@ fn function(args: &Args, item: Item, shape: Shape) -> TokenStream {
                 let __ended = match __run.begin().await {
                     ::core::result::Result::Ok(#tx_mut __tx) => {
                         #(let mut #cloned = ::core::clone::Clone::clone(&#cloned);)*
+                        #limit
                         let __outcome: #output = {
                             let #tx_pat: #tx_ty = &#tx_mut __tx;
                             #body.await

@@ -3,6 +3,8 @@
 use std::fmt::Write;
 use std::time::Duration;
 
+use crate::identity;
+
 /// An isolation level, weakest first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Isolation {
@@ -38,6 +40,25 @@ pub enum Jitter {
     None,
 }
 
+/// What to do when the answer to `COMMIT` is lost, and with it the knowledge whether the transaction is committed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum UnknownCommit {
+    /// Return [`Error::CommitUnknown`](crate::Error::CommitUnknown).
+    #[default]
+    Fail,
+    /// Run the body again, on `retries`: for bodies that may run twice.
+    Retry,
+    /// Look the transaction up by its id, on another connection of the pool. PostgreSQL 13 or later only.
+    ///
+    /// Undecidable after a crash or failover that the transaction seems to have survived, and where a call has no
+    /// pool: then as `Fail`. Costs one more query in the message of `BEGIN`, which takes the transaction's snapshot
+    /// and gives it an id even where it writes nothing.
+    Resolve,
+    /// Write a token with the commit, and look for it on another connection of the pool. Survives failover, and works
+    /// wherever a table does; costs one inserted row for each commit. See [`resolve`](crate::resolve()) for the table.
+    Token,
+}
+
 /// What `#[transactional]` was told: one field for each of its options.
 ///
 /// Plain data, made in constants: `Policy { retries: 3, ..Policy::DEFAULT }`. New fields may come with any
@@ -71,6 +92,10 @@ pub struct Policy {
     pub idle_timeout: Option<Duration>,
     /// Further SQLSTATEs to retry, counted against `retries`. Default: none.
     pub retry_on: &'static [&'static str],
+    /// The wall-clock limit of the whole call. `None`, the default: no limit.
+    pub deadline: Option<Duration>,
+    /// What to do when the answer to `COMMIT` is lost. Default: [`UnknownCommit::Fail`].
+    pub unknown_commit: UnknownCommit,
 }
 
 impl Policy {
@@ -88,6 +113,8 @@ impl Policy {
         lock_timeout: None,
         idle_timeout: None,
         retry_on: &[],
+        deadline: None,
+        unknown_commit: UnknownCommit::Fail,
     };
 
     /// The retries after losing to a concurrent transaction.
@@ -144,7 +171,16 @@ impl Policy {
                 let _ = write!(sql, "; SET LOCAL {setting} = {}", timeout.as_micros().div_ceil(1_000));
             }
         }
+        if self.asks_identity() {
+            sql.push_str("; ");
+            sql.push_str(identity::ASK);
+        }
         sql
+    }
+
+    /// Whether the transaction's identity is asked for in the message of `BEGIN`. One that only reads needs none.
+    pub(crate) fn asks_identity(&self) -> bool {
+        self.unknown_commit == UnknownCommit::Resolve && !self.read_only
     }
 }
 
