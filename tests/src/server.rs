@@ -72,7 +72,7 @@ impl Server {
         }
         let start = command(self.bin.join("pg_ctl"))
             .args(["start", "--wait", "--silent", "-D"])
-            .arg(self.dir.join("data"))
+            .arg(self.data())
             .arg("-l")
             .arg(self.log())
             .args(["-o", &options])
@@ -85,6 +85,22 @@ impl Server {
         }
         let log = fs::read_to_string(self.log()).unwrap_or_default();
         Err(io::Error::other(format!("PostgreSQL does not start:\n{log}")))
+    }
+
+    /// Stops the server process: `smart`, `fast` or `immediate`.
+    pub fn stop(&self, mode: &str) -> io::Result<()> {
+        run(command(self.bin.join("pg_ctl")).args(["stop", "--silent", "--mode", mode, "-D"]).arg(self.data()))
+    }
+
+    /// Starts the server process again, with further settings.
+    pub fn start_again(&self, settings: &[&str]) -> io::Result<()> {
+        self.run(settings)
+    }
+
+    /// The folder of the cluster.
+    #[must_use]
+    pub fn data(&self) -> PathBuf {
+        self.dir.join("data")
     }
 
     /// How to connect to it, as a superuser.
