@@ -112,10 +112,12 @@ async fn roll_back(session: &Borrowed, mut rollback: Answer) -> bool {
         match answer {
             Ok(()) => return true,
             // A cancel can hit the ROLLBACK itself, and then the transaction is still open.
-            Err(error) if Failure::from_driver(&error).is_canceled() => match Answer::send(session.client(), "ROLLBACK") {
-                Ok(again) => rollback = again,
-                Err(_) => return false,
-            },
+            Err(error) if Failure::from_driver(&error).is_canceled() => {
+                match Answer::send(session.client(), "ROLLBACK") {
+                    Ok(again) => rollback = again,
+                    Err(_) => return false,
+                }
+            }
             Err(_) => return false,
         }
     }

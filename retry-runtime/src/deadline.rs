@@ -29,6 +29,12 @@ impl Deadline {
         }
     }
 
+    /// Three quarters of what is left.
+    pub(crate) fn most(self) -> Self {
+        let now = Instant::now();
+        Self(self.0.map(|deadline| now + deadline.saturating_duration_since(now) * 3 / 4))
+    }
+
     /// Drops `work` where it is not done in time.
     pub(crate) async fn bound<F: Future>(self, work: F) -> Result<F::Output, Expired> {
         match self.0 {
@@ -53,12 +59,10 @@ pub struct Limit<'a> {
 impl Limit<'_> {
     /// Runs the body; cut off, it has failed with [`Error::DeadlineExceeded`].
     pub async fn body<T, E: From<Error>>(self, body: impl Future<Output = Result<T, E>>) -> Result<T, E> {
-        match self.deadline.bound(body).await {
-            Ok(outcome) => outcome,
-            Err(Expired) => {
-                self.state.expire();
-                Err(E::from(Error::deadline(Phase::Body)))
-            }
+        if let Ok(outcome) = self.deadline.bound(body).await {
+            return outcome;
         }
+        self.state.expire();
+        Err(E::from(Error::deadline(Phase::Body)))
     }
 }

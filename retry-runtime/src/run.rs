@@ -7,10 +7,10 @@ use std::sync::OnceLock;
 use tokio::time::sleep;
 
 use crate::begin;
-use crate::clean_up;
-use crate::decide::{Cause, Spent};
-use crate::deadline::{Deadline, Expired};
 use crate::classify::{Class, Failure};
+use crate::clean_up;
+use crate::deadline::{Deadline, Expired};
+use crate::decide::{Cause, Spent};
 use crate::error::{Error, Phase};
 use crate::events;
 use crate::handle::Handle;
@@ -197,7 +197,8 @@ impl<'a> Run<'a> {
 
     /// Looks up the outcome of a commit whose answer was lost, where the function wants that and there is a pool.
     async fn find_out(&mut self, end: &mut End) {
-        let (Some(Error::CommitUnknown { identity: Some(identity), .. }), Kind::Pool(pool)) = (&end.error, &self.source)
+        let (Some(Error::CommitUnknown { identity: Some(identity), .. }), Kind::Pool(pool)) =
+            (&end.error, &self.source)
         else {
             return;
         };

@@ -100,7 +100,10 @@ impl Transaction<'_> {
                 return self.roll_back(false).await.with_error(Error::Postgres(error));
             }
         };
-        let error = match self.handle.deadline.bound(state.commit(answer)).await {
+        // Where the outcome can be looked up, that takes time too.
+        let deadline = self.handle.deadline;
+        let deadline = if identity.is_some() { deadline.most() } else { deadline };
+        let error = match deadline.bound(state.commit(answer)).await {
             Ok(Ok(())) => {
                 state.set_dirty(false);
                 return End { outcome: Some(When::Committed), ..End::default() };
