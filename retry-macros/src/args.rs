@@ -9,7 +9,7 @@ use syn::{Error, Expr, LitStr, Path, Result, Token, token};
 use crate::error::Errors;
 use crate::value::{self, Count, Time};
 
-const OPTIONS: [&str; 17] = [
+const OPTIONS: [&str; 19] = [
     "retries",
     "deadlock_retries",
     "isolation",
@@ -27,10 +27,14 @@ const OPTIONS: [&str; 17] = [
     "name",
     "crate",
     "allow_mut",
+    "deadline",
+    "unknown_commit",
 ];
 
 const ISOLATION: [(&str, &str); 3] =
     [("read committed", "ReadCommitted"), ("repeatable read", "RepeatableRead"), ("serializable", "Serializable")];
+const UNKNOWN_COMMIT: [(&str, &str); 4] =
+    [("fail", "Fail"), ("retry", "Retry"), ("resolve", "Resolve"), ("token", "Token")];
 const JITTER: [(&str, &str); 3] = [("full", "Full"), ("equal", "Equal"), ("none", "None")];
 
 /// What the attribute says. An option that is absent is `None`; the runtime holds the defaults.
@@ -53,6 +57,8 @@ pub(crate) struct Args {
     pub(crate) name: Option<LitStr>,
     pub(crate) krate: Option<Path>,
     pub(crate) allow_mut: Option<Ident>,
+    pub(crate) deadline: Option<Time>,
+    pub(crate) unknown_commit: Option<Ident>,
     /// Whether any of them was refused. What is left of the policy may contradict itself then.
     faulty: bool,
 }
@@ -110,6 +116,8 @@ impl Args {
             "name" => self.name = arg.value(|value| value::text(name, value))?,
             "crate" => self.krate = arg.value(|value| value::path(name, value))?,
             "allow_mut" => arg.flag(&mut self.allow_mut)?,
+            "deadline" => self.deadline = arg.value(|value| Time::parse(name, value))?,
+            "unknown_commit" => self.unknown_commit = arg.value(|value| value::word(value, &UNKNOWN_COMMIT))?,
             _ => return Err(unknown(&arg.key)),
         }
         Ok(())
@@ -149,11 +157,13 @@ impl Args {
             ("read_only", self.read_only.as_ref().map(is_true)),
             ("deferrable", self.deferrable.as_ref().map(is_true)),
             ("base_delay", self.base_delay.as_ref().map(Time::expand)),
-            ("max_delay", self.max_delay.as_ref().map(Time::expand)),
+            ("max_delay", self.max_delay.as_ref().map(|time| some(time.expand()))),
             ("jitter", self.jitter.as_ref().map(|jitter| quote!(#private::Jitter::#jitter))),
             ("statement_timeout", self.statement_timeout.as_ref().map(|time| some(time.expand()))),
             ("lock_timeout", self.lock_timeout.as_ref().map(|time| some(time.expand()))),
             ("idle_timeout", self.idle_timeout.as_ref().map(|time| some(time.expand()))),
+            ("deadline", self.deadline.as_ref().map(|time| some(time.expand()))),
+            ("unknown_commit", self.unknown_commit.as_ref().map(|what| quote!(#private::UnknownCommit::#what))),
             ("retry_on", self.retry_on.as_ref().map(|codes| quote!(&[#(#codes),*]))),
         ];
         let stated: TokenStream = fields
@@ -282,7 +292,7 @@ mod tests {
         let faults = faults(quote! {
             retries = 5, deadlock_retries = crate::LIMIT, isolation = "serializable", read_only, deferrable,
             base_delay = "250us", max_delay = limits::CAP, jitter = "equal", statement_timeout = "2s",
-            lock_timeout = "20ms", idle_timeout = "1m", retry_if = |e| e.is_stale(), retry_on = ["23505", "23P01"],
+            lock_timeout = "20ms", idle_timeout = "1m", deadline = "3s", unknown_commit = "token", retry_if = |e| e.is_stale(), retry_on = ["23505", "23P01"],
             source = &self.pool, name = "transfer", crate = ::renamed, allow_mut,
         });
         assert_eq!(faults, [""; 0]);

@@ -82,7 +82,8 @@ fn function(args: &Args, item: &Item, shape: Shape) -> TokenStream {
     AnonymousLifetimes.visit_type_mut(&mut tx_ty);
     let lend = over(&tx_ty, quote_spanned!(span=> #private::lend(&mut __tx)));
     InferImplTrait.visit_type_mut(&mut output);
-    let attempt = quote_spanned! {span.located_at(body.span_open())=>
+    let in_body = span.located_at(body.span_open());
+    let attempt = quote_spanned! {in_body=>
         async {
             // Never runs. It pins the type that `?` converts to.
             #[allow(unreachable_code)]
@@ -91,7 +92,12 @@ fn function(args: &Args, item: &Item, shape: Shape) -> TokenStream {
                 return __ret;
             }
             #body
-        }.await
+        }
+    };
+    let (limit, attempt) = if args.deadline.is_some() {
+        (Some(quote_spanned!(span=> let __limit = __tx.limit();)), quote_spanned!(in_body=> __limit.body(#attempt)))
+    } else {
+        (None, attempt)
     };
 
     // All that asks something of the return type stands at one place, so that rustc has one complaint.
@@ -116,12 +122,13 @@ fn function(args: &Args, item: &Item, shape: Shape) -> TokenStream {
             loop {
                 let __ended = match __run.begin().await {
                     ::core::result::Result::Ok(mut __tx) => {
+                        #limit
                         #[allow(unused_braces)]
                         let #outcome: #output = {
                             #(#cloned)*
                             #(#tx_attrs)*
                             let #tx_pat: #tx_ty = #lend;
-                            #attempt
+                            #attempt.await
                         };
                         let #outcome = #into_result;
                         let __seen = #private::seen!(&#outcome #(, #retry_if)*);

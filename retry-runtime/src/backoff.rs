@@ -36,7 +36,7 @@ pub(crate) fn delay(policy: &Policy, schedule: Schedule, n: u32, rng: &mut impl 
 
 fn bound(policy: &Policy, schedule: Schedule, n: u32) -> Duration {
     let base = policy.base_delay.saturating_mul(schedule.factor());
-    let max = policy.max_delay.saturating_mul(schedule.factor());
+    let max = policy.max_delay().saturating_mul(schedule.factor());
     let doublings = n.saturating_sub(1).min(31);
     base.saturating_mul(1 << doublings).min(max)
 }
@@ -66,10 +66,10 @@ mod tests {
         assert_eq!(bound(&policy, Schedule::Conflict, 0), MS);
         assert_eq!(bound(&policy, Schedule::Conflict, 1_000_000), 50 * MS);
         assert_eq!(bound(&policy, Schedule::Conflict, u32::MAX), 50 * MS);
-        let none = Policy { base_delay: Duration::ZERO, max_delay: Duration::ZERO, ..policy };
+        let none = Policy { base_delay: Duration::ZERO, max_delay: Some(Duration::ZERO), ..policy };
         assert_eq!(bound(&none, Schedule::Surroundings, 1_000_000), Duration::ZERO);
         assert_eq!(delay(&none, Schedule::Conflict, 7, &mut rand::rng()), Duration::ZERO);
-        let huge = Policy { base_delay: Duration::MAX, max_delay: Duration::MAX, ..policy };
+        let huge = Policy { base_delay: Duration::MAX, max_delay: Some(Duration::MAX), ..policy };
         assert_eq!(bound(&huge, Schedule::Surroundings, 1_000_000), Duration::MAX);
     }
 

@@ -77,9 +77,9 @@ impl Failure {
             }
             match error.downcast_ref::<Error>() {
                 Some(Error::CommitUnknown { .. }) => return Some(Self::lost(Class::CommitUnknown)),
-                Some(Error::Aborted { source: None } | Error::NestedIsolation { .. }) => {
-                    return Some(Self::kept(Class::Fatal));
-                }
+                Some(
+                    Error::Aborted { source: None } | Error::NestedIsolation { .. } | Error::DeadlineExceeded { .. },
+                ) => return Some(Self::kept(Class::Fatal)),
                 Some(Error::Pool(_)) => from_pool = true,
                 _ => {}
             }
@@ -135,11 +135,6 @@ impl Failure {
         Self { class, lost: false, db: None }
     }
 
-    /// A failure of which nothing is known.
-    pub(crate) fn fatal() -> Self {
-        Self::kept(Class::Fatal)
-    }
-
     /// The SQLSTATE, where the server sent one.
     pub(crate) fn code(&self) -> Option<&str> {
         self.db.as_ref().map(|db| db.code().code())
@@ -163,6 +158,12 @@ impl Failure {
     /// Whether a `BEGIN` answered like this found a transaction already open.
     pub(crate) fn is_open_transaction(&self) -> bool {
         self.has_code(&SqlState::ACTIVE_SQL_TRANSACTION) || self.is_symptom()
+    }
+
+    /// Whether the server lacks a function or table, or the role may not use it.
+    pub(crate) fn is_unsupported(&self) -> bool {
+        let codes = [&SqlState::UNDEFINED_FUNCTION, &SqlState::UNDEFINED_TABLE, &SqlState::INSUFFICIENT_PRIVILEGE];
+        codes.into_iter().any(|code| self.has_code(code))
     }
 
     /// Whether a cancel request, or a timeout of the server, hit the statement.

@@ -6,6 +6,7 @@ use std::fmt;
 use tokio_postgres::error::DbError;
 
 use crate::classify::Failure;
+use crate::identity::Identity;
 
 /// Why a call failed for a reason that is not the body's own error.
 ///
@@ -29,11 +30,23 @@ pub enum Error {
     /// The connection was lost while `COMMIT` was on its way: the transaction may be committed, or not.
     #[non_exhaustive]
     CommitUnknown {
-        /// The transaction's id (the server's `xid8`), where it is known.
-        xid: Option<u64>,
-        /// What was seen instead of the answer.
-        source: tokio_postgres::Error,
+        /// By what [`resolve`](crate::resolve()) may find out later: known with `unknown_commit = "resolve"` and
+        /// `"token"`.
+        identity: Option<Box<Identity>>,
+        /// What was seen instead of the answer. `None`: nothing, until the deadline.
+        source: Option<tokio_postgres::Error>,
     },
+    /// The call's `deadline` has passed, or the next retry would have slept past it. Nothing is committed.
+    #[non_exhaustive]
+    DeadlineExceeded {
+        /// What the call was doing.
+        phase: Phase,
+        /// The last failure before, where there was one.
+        source: Option<Box<dyn StdError + Send + Sync>>,
+    },
+    /// The server cannot tell a transaction's identity, which `unknown_commit = "resolve"` needs: it is not
+    /// PostgreSQL, or older than 13, or the role may not ask. The body has not run.
+    ResolveUnsupported(tokio_postgres::Error),
     /// A nested call wants a stronger isolation level than the transaction around it promises. No SQL was sent.
     #[non_exhaustive]
     NestedIsolation {
@@ -44,7 +57,40 @@ pub enum Error {
     },
 }
 
+/// What a call was doing when its deadline passed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Phase {
+    /// Waiting for a connection.
+    Pool,
+    /// Waiting for the answer to `BEGIN`.
+    Begin,
+    /// Running the body.
+    Body,
+    /// Waiting for the answer to `COMMIT`, of which it is known since that it did not commit.
+    Commit,
+    /// About to sleep before a retry.
+    BackOff,
+}
+
+impl fmt::Display for Phase {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Pool => "waiting for a connection",
+            Self::Begin => "waiting for BEGIN",
+            Self::Body => "running the body",
+            Self::Commit => "waiting for COMMIT",
+            Self::BackOff => "about to sleep before a retry",
+        })
+    }
+}
+
 impl Error {
+    /// The deadline has passed.
+    pub(crate) fn deadline(phase: Phase) -> Self {
+        Self::DeadlineExceeded { phase, source: None }
+    }
+
     /// The body returned `Ok` in a transaction that `failure` had aborted.
     pub(crate) fn aborted(failure: Option<&Failure>) -> Self {
         Self::Aborted { source: failure.and_then(|failure| failure.db.clone()) }
@@ -58,6 +104,10 @@ impl fmt::Display for Error {
             Self::Pool(_) => f.write_str("no connection from the pool"),
             Self::Aborted { .. } => f.write_str("a statement failed, so the transaction was rolled back"),
             Self::CommitUnknown { .. } => f.write_str("the outcome of the commit is unknown"),
+            Self::DeadlineExceeded { phase, .. } => write!(f, "the deadline passed while {phase}"),
+            Self::ResolveUnsupported(_) => f.write_str(
+                "`unknown_commit = \"resolve\"` needs PostgreSQL 13 or later and the right to call its functions",
+            ),
             Self::NestedIsolation { outer, inner } => {
                 write!(f, "`{inner}` needs a stronger isolation level than `{outer}`, which began the transaction")
             }
@@ -68,7 +118,9 @@ impl fmt::Display for Error {
 impl StdError for Error {
     fn source(&self) -> Option<&(dyn StdError + 'static)> {
         match self {
-            Self::Postgres(source) | Self::CommitUnknown { source, .. } => Some(source),
+            Self::Postgres(source) | Self::ResolveUnsupported(source) => Some(source),
+            Self::CommitUnknown { source, .. } => source.as_ref().map(|source| source as _),
+            Self::DeadlineExceeded { source, .. } => source.as_deref().map(|source| source as _),
             Self::Pool(source) => Some(&**source),
             Self::Aborted { source } => source.as_deref().map(|source| source as _),
             Self::NestedIsolation { .. } => None,
@@ -79,5 +131,19 @@ impl StdError for Error {
 impl From<tokio_postgres::Error> for Error {
     fn from(error: tokio_postgres::Error) -> Self {
         Self::Postgres(error)
+    }
+}
+
+/// The error and its sources in one line, for functions whose error is a text.
+impl From<Error> for String {
+    fn from(error: Error) -> Self {
+        let mut text = error.to_string();
+        let mut source = error.source();
+        while let Some(error) = source {
+            text.push_str(": ");
+            text.push_str(&error.to_string());
+            source = error.source();
+        }
+        text
     }
 }

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use crate::classify::Failure;
 use crate::decide::Cause;
-use crate::handle::Handle;
+use crate::resolve::CommitOutcome;
 use crate::run::Site;
 
 #[cfg(feature = "tracing")]
@@ -59,7 +59,20 @@ pub(crate) fn left_open(site: &Site, attempt: u32, failure: &Failure) {
 }
 
 /// The answer to COMMIT never came.
-pub(crate) fn commit_unknown(handle: &Handle<'_>, failure: &Failure) {
-    let failure = Some(failure);
-    event!(warn, failure, function = handle.site.name, attempt = handle.attempt, "commit outcome unknown");
+pub(crate) fn commit_unknown(site: &Site, attempt: u32, failure: Option<&Failure>) {
+    event!(warn, failure, function = site.name, attempt = attempt, "commit outcome unknown");
+}
+
+/// It was found out what became of a transaction whose COMMIT was not answered.
+pub(crate) fn commit_resolved(site: &Site, attempt: u32, outcome: CommitOutcome) {
+    let failure = None::<&Failure>;
+    let outcome = outcome.as_str();
+    event!(warn, failure, function = site.name, attempt = attempt, outcome = outcome, "commit outcome looked up");
+}
+
+/// A call was dropped while its COMMIT was on its way. This is how that ended.
+pub(crate) fn left_in_commit(site: &Site, attempt: u32, outcome: CommitOutcome) {
+    let failure = None::<&Failure>;
+    let outcome = outcome.as_str();
+    event!(warn, failure, function = site.name, attempt = attempt, outcome = outcome, "call dropped in commit");
 }

@@ -7,6 +7,7 @@ use std::task::{Context, Waker};
 use tokio_postgres::{Client, Error as PgError};
 
 use crate::classify::Failure;
+use crate::deadline::Deadline;
 use crate::run::Site;
 use crate::source::Session;
 use crate::state::State;
@@ -20,6 +21,7 @@ pub(crate) struct Handle<'a> {
     pub(crate) state: &'a State,
     /// The function that began the transaction.
     pub(crate) site: &'static Site,
+    pub(crate) deadline: Deadline,
     pub(crate) attempt: u32,
     pub(crate) depth: u32,
 }

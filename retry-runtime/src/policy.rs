@@ -3,6 +3,8 @@
 use std::fmt::Write;
 use std::time::Duration;
 
+use crate::identity;
+
 /// An isolation level, weakest first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Isolation {
@@ -38,6 +40,25 @@ pub enum Jitter {
     None,
 }
 
+/// What to do when the answer to `COMMIT` is lost, and with it the knowledge whether the transaction is committed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum UnknownCommit {
+    /// Return [`Error::CommitUnknown`](crate::Error::CommitUnknown).
+    #[default]
+    Fail,
+    /// Run the body again, on `retries`: for bodies that may run twice.
+    Retry,
+    /// Look the transaction up by its id, on another connection of the pool. PostgreSQL 13 or later only.
+    ///
+    /// Undecidable after a crash or failover that the transaction seems to have survived, and where a call has no
+    /// pool: then as `Fail`. Costs one more query in the message of `BEGIN`, which takes the transaction's snapshot
+    /// and gives it an id even where it writes nothing.
+    Resolve,
+    /// Write a token with the commit, and look for it on another connection of the pool. Survives failover, and works
+    /// wherever a table does; costs one inserted row for each commit. See [`resolve`](crate::resolve()) for the table.
+    Token,
+}
+
 /// What `#[transactional]` was told: one field for each of its options.
 ///
 /// Plain data, made in constants: `Policy { retries: 3, ..Policy::DEFAULT }`. New fields may come with any
@@ -59,8 +80,8 @@ pub struct Policy {
     /// Default: 1 ms.
     pub base_delay: Duration,
     /// The longest delay after any number of lost conflicts; twenty times that after failures of the surroundings.
-    /// Default: 50 ms.
-    pub max_delay: Duration,
+    /// `None`, the default: 50 ms, or `base_delay` where that is longer.
+    pub max_delay: Option<Duration>,
     /// How delays are spread. Default: [`Jitter::Full`].
     pub jitter: Jitter,
     /// The server's `statement_timeout` in this transaction. `None`, the default: the session's.
@@ -71,6 +92,10 @@ pub struct Policy {
     pub idle_timeout: Option<Duration>,
     /// Further SQLSTATEs to retry, counted against `retries`. Default: none.
     pub retry_on: &'static [&'static str],
+    /// The wall-clock limit of the whole call. `None`, the default: no limit.
+    pub deadline: Option<Duration>,
+    /// What to do when the answer to `COMMIT` is lost. Default: [`UnknownCommit::Fail`].
+    pub unknown_commit: UnknownCommit,
 }
 
 impl Policy {
@@ -82,12 +107,14 @@ impl Policy {
         read_only: false,
         deferrable: false,
         base_delay: Duration::from_millis(1),
-        max_delay: Duration::from_millis(50),
+        max_delay: None,
         jitter: Jitter::Full,
         statement_timeout: None,
         lock_timeout: None,
         idle_timeout: None,
         retry_on: &[],
+        deadline: None,
+        unknown_commit: UnknownCommit::Fail,
     };
 
     /// The retries after losing to a concurrent transaction.
@@ -100,12 +127,20 @@ impl Policy {
         }
     }
 
+    /// The longest delay after any number of lost conflicts.
+    #[must_use]
+    pub const fn max_delay(&self) -> Duration {
+        const DEFAULT: Duration = Duration::from_millis(50);
+        match self.max_delay {
+            Some(delay) => delay,
+            None if self.base_delay.as_nanos() > DEFAULT.as_nanos() => self.base_delay,
+            None => DEFAULT,
+        }
+    }
+
     /// Refuses what cannot be meant. Runs while compiling, where the macro saw only the path of a constant.
     pub(crate) const fn validate(&self) {
-        assert!(
-            self.base_delay.as_nanos() <= self.max_delay.as_nanos(),
-            "`base_delay` is longer than `max_delay` (50 ms unless set)"
-        );
+        assert!(self.base_delay.as_nanos() <= self.max_delay().as_nanos(), "`base_delay` is longer than `max_delay`");
         assert!(
             !self.deferrable || (self.read_only && matches!(self.isolation, Some(Isolation::Serializable))),
             "`deferrable` has an effect only together with `read_only` and `isolation = \"serializable\"`"
@@ -115,7 +150,10 @@ impl Policy {
         while i < timeouts.len() {
             if let Some(timeout) = timeouts[i] {
                 assert!(timeout.as_millis() > 0, "the server counts in milliseconds; the shortest timeout is 1 ms");
-                assert!(timeout.as_millis() < i32::MAX as u128, "the server's longest timeout is 2147483647 ms");
+                assert!(
+                    timeout.as_micros().div_ceil(1_000) <= i32::MAX as u128,
+                    "the server's longest timeout is 2147483647 ms"
+                );
             }
             i += 1;
         }
@@ -144,7 +182,16 @@ impl Policy {
                 let _ = write!(sql, "; SET LOCAL {setting} = {}", timeout.as_micros().div_ceil(1_000));
             }
         }
+        if self.asks_identity() {
+            sql.push_str("; ");
+            sql.push_str(identity::ASK);
+        }
         sql
+    }
+
+    /// Whether the transaction's identity is asked for in the message of `BEGIN`. One that only reads needs none.
+    pub(crate) fn asks_identity(&self) -> bool {
+        self.unknown_commit == UnknownCommit::Resolve && !self.read_only
     }
 }
 
@@ -164,6 +211,14 @@ mod tests {
         assert_eq!(policy(2, None).deadlock_retries(), 5);
         assert_eq!(policy(9, None).deadlock_retries(), 9);
         assert_eq!(policy(9, Some(0)).deadlock_retries(), 0);
+    }
+
+    #[test]
+    fn max_delay_defaults_to_fifty_milliseconds_or_the_longer_base() {
+        let policy = |base, max_delay| Policy { base_delay: Duration::from_millis(base), max_delay, ..Policy::DEFAULT };
+        assert_eq!(policy(1, None).max_delay(), Duration::from_millis(50));
+        assert_eq!(policy(80, None).max_delay(), Duration::from_millis(80));
+        assert_eq!(policy(1, Some(Duration::ZERO)).max_delay(), Duration::ZERO);
     }
 
     #[test]
@@ -190,8 +245,11 @@ mod tests {
         let refused = |policy: Policy| std::panic::catch_unwind(move || policy.validate()).is_err();
         let ms = Duration::from_millis;
         assert!(!refused(Policy::DEFAULT));
-        assert!(!refused(Policy { base_delay: Duration::ZERO, max_delay: Duration::ZERO, ..Policy::DEFAULT }));
-        assert!(refused(Policy { base_delay: ms(51), ..Policy::DEFAULT }));
+        assert!(!refused(Policy { base_delay: Duration::ZERO, max_delay: Some(Duration::ZERO), ..Policy::DEFAULT }));
+        assert!(!refused(Policy { base_delay: ms(51), ..Policy::DEFAULT }));
+        assert!(refused(Policy { base_delay: ms(51), max_delay: Some(ms(50)), ..Policy::DEFAULT }));
+        assert!(!refused(Policy { lock_timeout: Some(ms(2_147_483_647)), ..Policy::DEFAULT }));
+        assert!(refused(Policy { lock_timeout: Some(ms(2_147_483_648)), ..Policy::DEFAULT }));
         assert!(refused(Policy { deferrable: true, read_only: true, ..Policy::DEFAULT }));
         assert!(refused(Policy { lock_timeout: Some(Duration::from_micros(999)), ..Policy::DEFAULT }));
         assert!(refused(Policy { idle_timeout: Some(Duration::MAX), ..Policy::DEFAULT }));

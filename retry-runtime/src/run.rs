@@ -1,21 +1,29 @@
 //! The retry loop's three steps: begin, (settle,) next.
 
+use std::error::Error as StdError;
 use std::ops::ControlFlow;
 use std::sync::OnceLock;
 
 use tokio::time::sleep;
 
-use crate::classify::Failure;
+use crate::begin;
+use crate::classify::{Class, Failure};
+use crate::clean_up;
+use crate::deadline::{Deadline, Expired};
 use crate::decide::{Cause, Spent};
-use crate::error::Error;
+use crate::error::{Error, Phase};
 use crate::events;
-use crate::handle::{Handle, Savepoint};
+use crate::handle::Handle;
 use crate::hooks::When;
-use crate::policy::{Isolation, Policy};
+use crate::policy::Policy;
+use crate::resolve::{CommitOutcome, find_out};
 use crate::settle::{End, Ended};
-use crate::source::{Kind, Session, Source};
+use crate::source::{Kind, Pool, Session, Source};
 use crate::state::State;
-use crate::transaction::{Mark, Transaction};
+use crate::transaction::Transaction;
+
+/// How many pooled sessions that died unnoticed one attempt passes over: more than pools commonly hold.
+const DEAD_ON_ARRIVAL: usize = 100;
 
 /// A `#[transactional]` function: its name and what it asks for.
 #[derive(Debug)]
@@ -33,7 +41,7 @@ impl Site {
         Self { name, policy, begin: OnceLock::new() }
     }
 
-    fn begin_sql(&self) -> &str {
+    pub(crate) fn begin_sql(&self) -> &str {
         self.begin.get_or_init(|| self.policy.begin_sql())
     }
 }
@@ -42,51 +50,68 @@ impl Site {
 pub struct Run<'a> {
     source: Kind<'a>,
     site: &'static Site,
+    deadline: Deadline,
     /// The pool's session, while an attempt has it.
     session: Option<Box<dyn Session>>,
     state: State,
     attempt: u32,
     spent: Spent,
+    /// Why the last attempt failed.
+    last: Option<Box<dyn StdError + Send + Sync>>,
 }
 
 /// Why an attempt could not begin.
 #[derive(Debug)]
-pub struct Refused {
-    error: Error,
-    end: End,
-}
+pub struct Refused(End);
 
 impl Refused {
-    fn new(error: Error, failure: Failure, policy: &Policy) -> Self {
-        let cause = Cause::of(&failure, policy);
-        let discard = failure.lost || cause.is_some_and(Cause::needs_another_session);
-        let end = End { outcome: Some(When::RolledBack), cause, failure: Some(failure), discard };
-        Self { error, end }
+    pub(crate) fn new(error: Error, failure: Option<Failure>, policy: &Policy) -> Self {
+        let cause = failure.as_ref().and_then(|failure| Cause::of(failure, policy));
+        let lost = failure.as_ref().is_some_and(|failure| failure.lost);
+        let discard = lost || cause.is_some_and(Cause::needs_another_session);
+        Self(End { outcome: Some(When::RolledBack), cause, failure, discard, error: Some(error) })
+    }
+
+    /// The session must not be used again.
+    pub(crate) fn discard(mut self) -> Self {
+        self.0.discard = true;
+        self
     }
 }
 
+/// What follows an attempt.
+enum Next {
+    Again,
+    /// The body's outcome is the call's.
+    Return,
+    Fail(Error),
+}
+
 impl<'a> Run<'a> {
-    /// A call that has not begun.
+    /// A call that has not begun. Its deadline counts from here.
     #[must_use]
     pub fn new(source: Source<'a>, site: &'static Site) -> Self {
-        Self { source: source.0, site, session: None, state: State::default(), attempt: 0, spent: Spent::default() }
+        Self {
+            source: source.0,
+            site,
+            deadline: Deadline::after(site.policy.deadline),
+            session: None,
+            state: State::default(),
+            attempt: 0,
+            spent: Spent::default(),
+            last: None,
+        }
     }
 
     /// Begins an attempt: takes a session and sends BEGIN, or SAVEPOINT where the call is nested.
     pub async fn begin(&mut self) -> Result<Transaction<'_>, Refused> {
         if let Kind::Nested(parent) = self.source {
-            return savepoint(parent, self.site).await;
+            return begin::savepoint(parent, self.site).await;
         }
         self.attempt += 1;
         self.state = State::default();
         if let (Kind::Pool(pool), None) = (&self.source, &self.session) {
-            match pool.get().await {
-                Ok(session) => self.session = Some(session),
-                Err(error) => {
-                    let failure = Failure::find(&error).unwrap_or_else(Failure::fatal);
-                    return Err(Refused::new(error, failure, &self.site.policy));
-                }
-            }
+            self.session = Some(self.take_session(*pool).await?);
         }
         let session = self.session.as_deref();
         let client = match (&self.source, session) {
@@ -94,13 +119,29 @@ impl<'a> Run<'a> {
             (_, Some(session)) => session.client(),
             (_, None) => unreachable!("a call that is not nested has a client or a session"),
         };
-        let Self { site, ref state, attempt, .. } = *self;
-        let tx = Transaction {
-            handle: Handle { client, session, state, site, attempt, depth: 0 },
-            savepoint: None,
-            ended: false,
-        };
-        begin(tx).await
+        let Self { site, ref state, attempt, deadline, .. } = *self;
+        begin::transaction(Handle { client, session, state, site, deadline, attempt, depth: 0 }).await
+    }
+
+    /// Takes a session out of the pool. One that is dead already costs no retry.
+    async fn take_session(&self, pool: &dyn Pool) -> Result<Box<dyn Session>, Refused> {
+        let mut passed_over = 0;
+        loop {
+            let session = match self.deadline.bound(pool.get()).await {
+                Ok(Ok(session)) => session,
+                Ok(Err(error)) => {
+                    let failure = Failure::find(&error);
+                    return Err(Refused::new(error, failure, &self.site.policy));
+                }
+                Err(Expired) => return Err(Refused::new(Error::deadline(Phase::Pool), None, &self.site.policy)),
+            };
+            if !session.client().is_closed() || passed_over == DEAD_ON_ARRIVAL {
+                return Ok(session);
+            }
+            passed_over += 1;
+            events::discard(self.site, self.attempt, None);
+            session.discard();
+        }
     }
 
     /// Decides what follows an attempt: its result, or after a sleep that holds nothing, another attempt.
@@ -108,49 +149,120 @@ impl<'a> Run<'a> {
         &mut self,
         attempt: Result<Ended<T, E>, Refused>,
     ) -> ControlFlow<Result<T, E>> {
-        let Ended { outcome, end } = match attempt {
-            Ok(ended) => ended,
-            Err(Refused { error, end }) => Ended { outcome: Err(E::from(error)), end },
+        let (outcome, end) = match attempt {
+            Ok(Ended { outcome, end }) => (Some(outcome), end),
+            Err(Refused(end)) => (None, end),
         };
-        if self.try_again(end).await { ControlFlow::Continue(()) } else { ControlFlow::Break(outcome) }
+        match (self.conclude(end).await, outcome) {
+            (Next::Again, _) => ControlFlow::Continue(()),
+            (Next::Fail(error), _) => ControlFlow::Break(Err(E::from(error))),
+            (Next::Return, Some(outcome)) => ControlFlow::Break(outcome),
+            (Next::Return, None) => unreachable!("an attempt that did not begin has an error"),
+        }
     }
 
-    async fn try_again(&mut self, end: End) -> bool {
+    async fn conclude(&mut self, mut end: End) -> Next {
         if matches!(self.source, Kind::Nested(_)) {
-            return false;
+            return end.error.map_or(Next::Return, Next::Fail);
         }
-        let hooks = self.state.with_hooks(|hooks| hooks.take(end.outcome));
         let replan = end.cause.is_some_and(Cause::is_stale_plan);
         if let (true, Some(session)) = (replan, &self.session) {
             session.clear_statement_cache();
         }
         // A stale plan is retried at once, where its cache was cleared: other sessions have caches of their own.
-        if !replan || !hooks.is_empty() || end.discard {
+        let hooks_wait = self.state.with_hooks(|hooks| hooks.len() > 0);
+        if !replan || hooks_wait || end.discard || self.state.is_dirty() {
             self.release(&end);
         }
-        for hook in hooks {
+        self.find_out(&mut end).await;
+        for hook in self.state.with_hooks(|hooks| hooks.take(end.outcome)) {
             hook.await;
         }
-        let Some(cause) = end.cause else { return false };
+        match end.cause {
+            Some(cause) => self.try_again(cause, end).await,
+            None => self.give_up(end.error, end.failure.as_ref()),
+        }
+    }
+
+    /// Gives the session back to its pool, unless it must not be used again, or not yet.
+    fn release(&mut self, end: &End) {
+        let Some(session) = self.session.take() else { return };
+        if end.discard {
+            events::discard(self.site, self.attempt, end.failure.as_ref());
+            session.discard();
+        } else if self.state.is_dirty() {
+            clean_up::hand_over(session, self.state.take_commit(), self.site, self.attempt);
+        }
+    }
+
+    /// Looks up the outcome of a commit whose answer was lost, where the function wants that and there is a pool.
+    async fn find_out(&mut self, end: &mut End) {
+        let (Some(Error::CommitUnknown { identity: Some(identity), .. }), Kind::Pool(pool)) =
+            (&end.error, &self.source)
+        else {
+            return;
+        };
+        // Boxed, as it is rare, and every call's future would have room for it.
+        let outcome = Box::pin(find_out(*pool, identity, self.deadline)).await;
+        events::commit_resolved(self.site, self.attempt, outcome);
+        match outcome {
+            CommitOutcome::Committed => {
+                end.outcome = Some(When::Committed);
+                end.error = None;
+            }
+            CommitOutcome::RolledBack => {
+                end.outcome = Some(When::RolledBack);
+                end.cause = Some(Cause::Class(Class::Connection));
+                end.error = Some(match end.error.take() {
+                    Some(Error::CommitUnknown { source: Some(source), .. }) => Error::Postgres(source),
+                    _ => Error::deadline(Phase::Commit),
+                });
+            }
+            CommitOutcome::Unknown => {}
+        }
+    }
+
+    async fn try_again(&mut self, cause: Cause, end: End) -> Next {
+        let failure = end.failure.as_ref();
         let stranded = end.discard && matches!(self.source, Kind::Client(_));
         let delay = if stranded { None } else { self.spent.take(cause, &self.site.policy) };
         let Some(delay) = delay else {
-            events::give_up(self.site, self.attempt, cause, end.failure.as_ref());
-            return false;
+            events::give_up(self.site, self.attempt, cause, failure);
+            return self.give_up(end.error, failure);
         };
-        events::retry(self.site, self.attempt, cause, end.failure.as_ref(), delay);
+        if !self.deadline.allows(delay) {
+            events::give_up(self.site, self.attempt, cause, failure);
+            return self.give_up(Some(Error::deadline(Phase::BackOff)), failure);
+        }
+        events::retry(self.site, self.attempt, cause, failure, delay);
+        self.last = match end.error {
+            Some(error) => Some(Box::new(error)),
+            None => end.failure.and_then(|failure| failure.db).map(|db| db as _),
+        };
         if !delay.is_zero() {
             sleep(delay).await;
         }
-        true
+        Next::Again
     }
 
-    /// Gives the session back to its pool, unless it must not be used again.
-    fn release(&mut self, end: &End) {
+    /// Returns the body's outcome or the error that replaces it: where that is the deadline's, with what failed last.
+    fn give_up(&mut self, error: Option<Error>, failure: Option<&Failure>) -> Next {
+        match error {
+            None => Next::Return,
+            Some(Error::DeadlineExceeded { phase, source: None }) => {
+                let own = failure.and_then(|failure| failure.db.clone()).map(|db| db as _);
+                Next::Fail(Error::DeadlineExceeded { phase, source: own.or_else(|| self.last.take()) })
+            }
+            Some(error) => Next::Fail(error),
+        }
+    }
+}
+
+impl Drop for Run<'_> {
+    fn drop(&mut self) {
         if let Some(session) = self.session.take() {
-            if end.discard {
-                events::discard(self.site, self.attempt, end.failure.as_ref());
-                session.discard();
+            if self.state.is_dirty() {
+                clean_up::hand_over(session, self.state.take_commit(), self.site, self.attempt);
             }
         }
     }
@@ -159,49 +271,5 @@ impl<'a> Run<'a> {
 impl std::fmt::Debug for Run<'_> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Run").field("site", &self.site).field("attempt", &self.attempt).finish_non_exhaustive()
-    }
-}
-
-/// Sends BEGIN. The transaction is open as far as anyone can tell from before it leaves: dropped, it is rolled back.
-async fn begin(mut tx: Transaction<'_>) -> Result<Transaction<'_>, Refused> {
-    let Handle { client, site, attempt, .. } = tx.handle;
-    let mut answer = client.batch_execute(site.begin_sql()).await;
-    if let Err(error) = &answer {
-        let failure = Failure::at_begin(error);
-        if failure.is_open_transaction() && tx.handle.rollback().await.is_ok() {
-            events::left_open(site, attempt, &failure);
-            answer = client.batch_execute(site.begin_sql()).await;
-        }
-    }
-    let Err(error) = answer else { return Ok(tx) };
-    let failure = Failure::at_begin(&error);
-    let mut refused = Refused::new(Error::Postgres(error), failure, &site.policy);
-    // A setting that the server refuses leaves the transaction open.
-    refused.end.discard = refused.end.discard || tx.handle.rollback().await.is_err();
-    tx.ended = true;
-    Err(refused)
-}
-
-/// Begins a nested call: a savepoint of the transaction around it.
-async fn savepoint<'a>(parent: Handle<'a>, inner: &'static Site) -> Result<Transaction<'a>, Refused> {
-    let outer = parent.site;
-    let promised = outer.policy.isolation.unwrap_or(Isolation::ReadCommitted);
-    if inner.policy.isolation.is_some_and(|wanted| wanted > promised) {
-        let error = Error::NestedIsolation { outer: outer.name, inner: inner.name };
-        return Err(Refused { error, end: End::default() });
-    }
-    let handle = Handle { depth: parent.depth + 1, ..parent };
-    let mark = Mark { seen: handle.state.seen(), hooks: handle.state.with_hooks(|hooks| hooks.len()) };
-    let mut tx = Transaction { handle, savepoint: Some(mark), ended: false };
-    let mut ticket = handle.state.send();
-    let answer = handle.client.batch_execute(&format!("SAVEPOINT {}", Savepoint(handle.depth))).await;
-    ticket.answered(answer.as_ref().err());
-    match answer {
-        Ok(()) => Ok(tx),
-        Err(error) => {
-            // There is no savepoint to roll back to.
-            tx.ended = true;
-            Err(Refused { error: Error::Postgres(error), end: End::default() })
-        }
     }
 }

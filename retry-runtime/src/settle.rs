@@ -1,13 +1,19 @@
 //! The end of an attempt: COMMIT or ROLLBACK, and what is known afterwards.
 
+use std::borrow::Cow;
+
 use tokio_postgres::Error as PgError;
 
-use crate::classify::Failure;
+use crate::answer::Answer;
+use crate::classify::{Class, Failure};
+use crate::deadline::Expired;
 use crate::decide::Cause;
-use crate::error::Error;
+use crate::error::{Error, Phase};
 use crate::events;
 use crate::handle::Savepoint;
 use crate::hooks::When;
+use crate::identity::Identity;
+use crate::policy::UnknownCommit;
 use crate::transaction::Transaction;
 
 /// COMMIT with a probe before it, in one message. In an aborted transaction the probe fails (25P02) and COMMIT does
@@ -41,78 +47,134 @@ pub(crate) struct End {
     pub(crate) failure: Option<Failure>,
     /// Whether the session must not be used again.
     pub(crate) discard: bool,
+    /// What the caller gets instead of the body's outcome.
+    pub(crate) error: Option<Error>,
+}
+
+impl End {
+    fn with_error(self, error: Error) -> Self {
+        Self { error: Some(error), ..self }
+    }
 }
 
 impl Transaction<'_> {
     /// Commits where the body returned `Ok` and nothing stands against it, and rolls back otherwise.
-    pub async fn settle<T, E: From<Error>>(mut self, outcome: Result<T, E>, seen: Seen) -> Ended<T, E> {
-        let (end, error) = self.end(outcome.is_ok(), seen).await;
-        self.ended = true;
-        let outcome = match error {
-            Some(error) => Err(E::from(error)),
-            None => outcome,
-        };
+    pub async fn settle<T, E>(mut self, outcome: Result<T, E>, seen: Seen) -> Ended<T, E> {
+        let end = self.end(outcome.is_ok(), seen).await;
         Ended { outcome, end }
     }
 
-    /// Ends the transaction. An error replaces the body's `Ok`, never its own error.
-    async fn end(&mut self, ok: bool, seen: Seen) -> (End, Option<Error>) {
+    async fn end(&mut self, ok: bool, seen: Seen) -> End {
+        let state = self.handle.state;
+        if state.has_expired() {
+            // A statement may be running that nobody waits for: whoever takes the session over rolls back.
+            let error = Some(Error::deadline(Phase::Body));
+            return End { outcome: Some(When::RolledBack), failure: state.failure(), error, ..End::default() };
+        }
         if let Some(failure) = seen.failure {
             // Perhaps of another connection than ours: whether ours is lost, ROLLBACK will tell.
-            self.handle.state.record(Failure { lost: false, ..failure });
+            state.record(Failure { lost: false, ..failure });
         }
-        match (ok, self.savepoint.is_some()) {
+        let end = match (ok, self.savepoint.is_some()) {
             (true, false) => self.commit().await,
-            (false, false) => (self.roll_back(seen.retry_if).await, None),
+            (false, false) => self.roll_back(seen.retry_if).await,
             (true, true) => self.release().await,
-            (false, true) => (self.roll_back_savepoint().await, None),
-        }
+            (false, true) => self.roll_back_savepoint().await,
+        };
+        self.ended = true;
+        end
     }
 
-    async fn commit(&mut self) -> (End, Option<Error>) {
+    async fn commit(&mut self) -> End {
         let state = self.handle.state;
         let stands_against = |failure: &Failure| failure.class.is_conflict() || failure.lost;
         if state.failure().as_ref().is_some_and(stands_against) {
-            let end = self.roll_back(false).await;
-            let error = Error::aborted(end.failure.as_ref());
-            return (end, Some(error));
+            return self.abort().await;
         }
-        let Err(error) = self.handle.client.batch_execute(COMMIT).await else {
-            return (End { outcome: Some(When::Committed), ..End::default() }, None);
+        let (sql, identity) = self.commit_sql();
+        let answer = match Answer::send(self.handle.client, &sql) {
+            Ok(answer) => answer,
+            // It was not sent, so there is nothing unknown about it.
+            Err(error) => {
+                state.record(Failure::from_driver(&error));
+                return self.roll_back(false).await.with_error(Error::Postgres(error));
+            }
+        };
+        // Where the outcome can be looked up, that takes time too.
+        let deadline = self.handle.deadline;
+        let deadline = if identity.is_some() { deadline.most() } else { deadline };
+        let error = match deadline.bound(state.commit(answer)).await {
+            Ok(Ok(())) => {
+                state.set_dirty(false);
+                return End { outcome: Some(When::Committed), ..End::default() };
+            }
+            Ok(Err(error)) => error,
+            Err(Expired) => return self.commit_lost(None, identity),
         };
         let failure = Failure::from_driver(&error);
         if failure.is_symptom() {
             state.record(failure);
-            let end = self.roll_back(false).await;
-            let error = Error::aborted(end.failure.as_ref());
-            return (end, Some(error));
-        }
-        if failure.proves_rollback() {
+            self.abort().await
+        } else if failure.proves_rollback() {
             state.record(failure);
-            return (self.roll_back(false).await, Some(Error::Postgres(error)));
+            self.roll_back(false).await.with_error(Error::Postgres(error))
+        } else {
+            self.commit_lost(Some(error), identity)
         }
-        self.commit_lost(error, failure)
     }
 
-    /// The answer to COMMIT is missing. A transaction that only read has nothing to lose by it.
-    fn commit_lost(&self, error: PgError, failure: Failure) -> (End, Option<Error>) {
+    /// The message that commits, and by what the outcome can be found out where its answer is lost.
+    fn commit_sql(&self) -> (Cow<'static, str>, Option<Identity>) {
         let policy = &self.handle.site.policy;
-        if policy.read_only {
-            let cause = Cause::of(&failure, policy);
-            let end = End { outcome: None, cause, failure: Some(failure), discard: true };
-            return (end, Some(Error::Postgres(error)));
+        if policy.read_only || policy.unknown_commit != UnknownCommit::Token {
+            return (Cow::Borrowed(COMMIT), self.handle.state.take_identity());
         }
-        events::commit_unknown(&self.handle, &failure);
-        let end = End { outcome: None, cause: None, failure: Some(failure), discard: true };
-        (end, Some(Error::CommitUnknown { xid: None, source: error }))
+        let (token, identity) = Identity::new_token();
+        // In an aborted transaction this INSERT fails as the probe does.
+        let sql = format!("INSERT INTO transactional_commits (token) VALUES ('{token}'); COMMIT");
+        (Cow::Owned(sql), Some(identity))
+    }
+
+    /// The body returned `Ok` in a transaction that must not, or cannot, be committed.
+    async fn abort(&mut self) -> End {
+        let end = self.roll_back(false).await;
+        let error = Error::aborted(end.failure.as_ref());
+        end.with_error(error)
+    }
+
+    /// The answer to COMMIT is missing, for good (`Some`) or until the deadline. A transaction that only read has
+    /// nothing to lose by it.
+    fn commit_lost(&self, error: Option<PgError>, identity: Option<Identity>) -> End {
+        let policy = &self.handle.site.policy;
+        let failure = error.as_ref().map(Failure::from_driver);
+        let discard = error.is_some();
+        if policy.read_only {
+            let cause = failure.as_ref().and_then(|failure| Cause::of(failure, policy));
+            let error = error.map_or_else(|| Error::deadline(Phase::Commit), Error::Postgres);
+            return End { outcome: None, cause, failure, discard, error: Some(error) };
+        }
+        events::commit_unknown(self.handle.site, self.handle.attempt, failure.as_ref());
+        let again = policy.unknown_commit == UnknownCommit::Retry;
+        let cause = again.then_some(Cause::Class(Class::Connection));
+        let identity = identity.map(Box::new);
+        End { outcome: None, cause, failure, discard, error: Some(Error::CommitUnknown { identity, source: error }) }
     }
 
     /// Rolls the transaction back and finds out whether it deserves another attempt.
     async fn roll_back(&mut self, retry_if: bool) -> End {
         let state = self.handle.state;
-        let lost = state.failure().is_some_and(|failure| failure.lost);
-        let discard = lost || self.handle.rollback().await.is_err();
         let policy = &self.handle.site.policy;
+        let lost = state.failure().is_some_and(|failure| failure.lost);
+        let discard = lost
+            || match self.handle.deadline.bound(self.handle.rollback()).await {
+                Ok(Ok(())) => {
+                    state.set_dirty(false);
+                    false
+                }
+                Ok(Err(_)) => true,
+                // It is on its way; the session goes to its clean-up.
+                Err(Expired) => false,
+            };
         let failure = state.failure();
         let mut cause = failure.as_ref().and_then(|failure| Cause::of(failure, policy));
         if !discard && failure.as_ref().is_some_and(Failure::is_hearsay) {
@@ -122,11 +184,11 @@ impl Transaction<'_> {
             .or_else(|| state.cause_unseen().then_some(Cause::Unseen))
             .or_else(|| retry_if.then_some(Cause::Asked));
         let discard = discard || cause.is_some_and(Cause::needs_another_session);
-        End { outcome: Some(When::RolledBack), cause, failure, discard }
+        End { outcome: Some(When::RolledBack), cause, failure, discard, error: None }
     }
 
     /// Ends a savepoint whose body returned `Ok`.
-    async fn release(&mut self) -> (End, Option<Error>) {
+    async fn release(&mut self) -> End {
         let state = self.handle.state;
         let release = format!("RELEASE {}", Savepoint(self.handle.depth));
         // From here on a rollback to the savepoint would fail, and abort the transaction around it.
@@ -134,14 +196,13 @@ impl Transaction<'_> {
         let mut ticket = state.send();
         let Err(error) = self.handle.client.batch_execute(&release).await else {
             ticket.answered(None);
-            return (End::default(), None);
+            return End::default();
         };
         ticket.answered(Some(&error));
         let aborted = Failure::from_driver(&error).is_symptom();
         let failure = state.failure();
         let end = self.roll_back_savepoint().await;
-        let error = if aborted { Error::aborted(failure.as_ref()) } else { Error::Postgres(error) };
-        (end, Some(error))
+        end.with_error(if aborted { Error::aborted(failure.as_ref()) } else { Error::Postgres(error) })
     }
 
     /// Rolls back to the savepoint. A conflict stays recorded: the outermost call retries, whatever happens between.

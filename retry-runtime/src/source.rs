@@ -1,6 +1,7 @@
 //! Where a transaction can begin: a pool, a client, or a transaction that is already open.
 
 use std::fmt;
+use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
 
@@ -79,6 +80,13 @@ pub trait Session: Send + Sync + 'static {
     /// Prepares a statement, or takes it from the pool's cache. The default has no cache.
     fn prepare_cached<'a>(&'a self, sql: &'a str) -> BoxFuture<'a, Result<Statement, tokio_postgres::Error>> {
         Box::pin(self.client().prepare(sql))
+    }
+
+    /// Asks the server to cancel what the connection is running. The future ends once the server has acted on it.
+    ///
+    /// `None`, the default: there is no safe way to. [`WithCancel`](crate::WithCancel) adds one to any pool.
+    fn cancel(&self) -> Option<BoxFuture<'static, io::Result<()>>> {
+        None
     }
 
     /// Forgets what [`Session::prepare_cached`] has cached. The default does nothing.

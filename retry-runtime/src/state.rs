@@ -1,18 +1,26 @@
 //! What one attempt has seen: its first failure, statements left unanswered, and hooks to run at its end.
 
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::future::poll_fn;
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use tokio_postgres::Error as PgError;
 
+use crate::answer::Answer;
 use crate::classify::Failure;
 use crate::hooks::Hooks;
+use crate::identity::Identity;
 
 /// Shared by the handles of an attempt: the transaction's and those of its savepoints.
 #[derive(Debug, Default)]
 pub(crate) struct State {
     /// Statements sent so far.
     sent: AtomicU32,
+    /// Whether the session is in the middle of something: from before BEGIN is sent until COMMIT or ROLLBACK is
+    /// acknowledged.
+    dirty: AtomicBool,
+    /// Whether the deadline has cut the body off.
+    expired: AtomicBool,
     notes: Mutex<Notes>,
 }
 
@@ -28,6 +36,9 @@ pub(crate) struct Seen {
 struct Notes {
     seen: Seen,
     hooks: Hooks,
+    /// The answer to COMMIT, while it is waited for.
+    commit: Option<Answer>,
+    identity: Option<Identity>,
 }
 
 #[derive(Clone, Debug)]
@@ -76,6 +87,48 @@ impl State {
 
     pub(crate) fn with_hooks<T>(&self, with: impl FnOnce(&mut Hooks) -> T) -> T {
         with(&mut self.notes().hooks)
+    }
+
+    pub(crate) fn set_dirty(&self, dirty: bool) {
+        self.dirty.store(dirty, Ordering::Relaxed);
+    }
+
+    pub(crate) fn is_dirty(&self) -> bool {
+        self.dirty.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn expire(&self) {
+        self.expired.store(true, Ordering::Relaxed);
+    }
+
+    pub(crate) fn has_expired(&self) -> bool {
+        self.expired.load(Ordering::Relaxed)
+    }
+
+    /// The transaction's identity, where it was asked for.
+    pub(crate) fn set_identity(&self, identity: Identity) {
+        self.notes().identity = Some(identity);
+    }
+
+    pub(crate) fn take_identity(&self) -> Option<Identity> {
+        self.notes().identity.take()
+    }
+
+    /// Waits for the answer to COMMIT. It is kept here, where it outlives a wait that is dropped.
+    pub(crate) async fn commit(&self, answer: Answer) -> Result<(), PgError> {
+        self.notes().commit = Some(answer);
+        let end = poll_fn(|cx| match &mut self.notes().commit {
+            Some(answer) => answer.poll_end(cx),
+            None => unreachable!("put there above, and taken below"),
+        })
+        .await;
+        self.take_commit();
+        end
+    }
+
+    /// The answer to COMMIT, where nobody waits for it any more.
+    pub(crate) fn take_commit(&self) -> Option<Answer> {
+        self.notes().commit.take()
     }
 
     fn notes(&self) -> MutexGuard<'_, Notes> {

@@ -10,6 +10,7 @@ use tokio_postgres::{
     ToStatement,
 };
 
+use crate::deadline::Limit;
 use crate::handle::Handle;
 use crate::hooks::When;
 use crate::state::Seen;
@@ -45,7 +46,14 @@ pub(crate) struct Mark {
     pub(crate) hooks: usize,
 }
 
-impl Transaction<'_> {
+impl<'a> Transaction<'a> {
+    /// Bounds the body by the call's deadline.
+    #[doc(hidden)]
+    #[must_use]
+    pub fn limit(&self) -> Limit<'a> {
+        Limit { deadline: self.handle.deadline, state: self.handle.state }
+    }
+
     /// Which attempt this is: 1 for the first.
     #[must_use]
     pub fn attempt(&self) -> u32 {
@@ -261,7 +269,9 @@ impl Deref for Transaction<'_> {
 
 impl Drop for Transaction<'_> {
     fn drop(&mut self) {
-        if !self.ended {
+        // A pooled session is handed over to its clean-up, which begins with the rollback.
+        let cleaned_up = self.savepoint.is_none() && self.handle.session.is_some();
+        if !self.ended && !cleaned_up {
             self.handle.queue_rollback();
             self.undo_savepoint();
         }

@@ -4,9 +4,11 @@
 #![allow(clippy::missing_panics_doc)]
 
 pub mod events;
+pub mod pgbouncer;
 pub mod proxy;
 pub mod rival;
 mod server;
+pub mod standby;
 
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, Weak};

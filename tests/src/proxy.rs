@@ -1,9 +1,10 @@
-//! A proxy that counts network turns.
+//! A proxy that counts network turns and cuts connections.
 
+use std::future::pending;
 use std::io;
 use std::path::PathBuf;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream, UnixStream};
@@ -14,13 +15,37 @@ use tokio_postgres::config::Host;
 #[derive(Debug)]
 pub struct Proxy {
     config: Config,
-    counter: Arc<Counter>,
+    shared: Arc<Shared>,
 }
 
 #[derive(Debug, Default)]
-struct Counter {
+struct Shared {
     turns: AtomicU64,
-    server_spoke_last: AtomicBool,
+    fault: Mutex<Option<Fault>>,
+}
+
+/// What happens once to the connection that next sends a message with `text` in it.
+#[derive(Clone, Copy, Debug)]
+pub struct Fault {
+    /// The text that the message contains.
+    pub text: &'static str,
+    /// How many bytes of the message reach the server. More than it has: all of it.
+    pub request: usize,
+    /// How many bytes of the answer reach the client.
+    pub answer: usize,
+    /// How the connection ends then.
+    pub cut: Cut,
+}
+
+/// How a connection ends.
+#[derive(Clone, Copy, Debug)]
+pub enum Cut {
+    /// Closed in order, on both sides.
+    Close,
+    /// Reset towards the client, closed towards the server.
+    Reset,
+    /// Open on both sides, and nothing passes any more.
+    Hole,
 }
 
 enum Upstream {
@@ -38,16 +63,10 @@ impl Proxy {
             Some(Host::Tcp(host)) => Upstream::Address(host.clone(), port),
             None => return Err(io::Error::other("the configuration names no host")),
         };
-        // A configuration cannot lose its hosts: this one is made anew.
-        let mut proxied = Config::new();
-        proxied.host("127.0.0.1").port(listener.local_addr()?.port());
-        proxied.user(config.get_user().unwrap_or("postgres")).dbname(config.get_dbname().unwrap_or("postgres"));
-        if let Some(password) = config.get_password() {
-            proxied.password(password);
-        }
-        let counter = Arc::new(Counter::default());
-        tokio::spawn(accept(listener, upstream, counter.clone()));
-        Ok(Self { config: proxied, counter })
+        let proxied = redirect(config, listener.local_addr()?.port());
+        let shared = Arc::new(Shared::default());
+        tokio::spawn(accept(listener, upstream, shared.clone()));
+        Ok(Self { config: proxied, shared })
     }
 
     /// How to connect through the proxy.
@@ -59,43 +78,117 @@ impl Proxy {
     /// The turns so far, of all connections.
     #[must_use]
     pub fn turns(&self) -> u64 {
-        self.counter.turns.load(Ordering::SeqCst)
+        self.shared.turns.load(Ordering::SeqCst)
+    }
+
+    /// Has one connection fail.
+    pub fn arm(&self, fault: Fault) {
+        *self.shared.fault() = Some(fault);
+    }
+
+    /// Whether the fault is still to come.
+    #[must_use]
+    pub fn is_armed(&self) -> bool {
+        self.shared.fault().is_some()
     }
 }
 
-async fn accept(listener: TcpListener, upstream: Upstream, counter: Arc<Counter>) -> io::Result<()> {
+/// The configuration of a server on a local port instead. One cannot lose its hosts: this one is made anew.
+#[must_use]
+pub fn redirect(config: &Config, port: u16) -> Config {
+    let mut proxied = Config::new();
+    proxied.host("127.0.0.1").port(port);
+    proxied.user(config.get_user().unwrap_or("postgres")).dbname(config.get_dbname().unwrap_or("postgres"));
+    if let Some(password) = config.get_password() {
+        proxied.password(password);
+    }
+    proxied
+}
+
+impl Shared {
+    fn fault(&self) -> std::sync::MutexGuard<'_, Option<Fault>> {
+        self.fault.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Takes the fault where this message is the one that it waits for.
+    fn take_fault(&self, message: &[u8]) -> Option<Fault> {
+        let mut fault = self.fault();
+        let text = fault.as_ref()?.text.as_bytes();
+        if message.windows(text.len()).any(|window| window == text) { fault.take() } else { None }
+    }
+}
+
+async fn accept(listener: TcpListener, upstream: Upstream, shared: Arc<Shared>) -> io::Result<()> {
     loop {
         let (client, _) = listener.accept().await?;
         client.set_nodelay(true)?;
+        // A server that is not there closes the client's connection.
         match &upstream {
-            Upstream::Socket(path) => forward(client, UnixStream::connect(path).await?, counter.clone()),
+            Upstream::Socket(path) => {
+                if let Ok(server) = UnixStream::connect(path).await {
+                    tokio::spawn(forward(client, server, shared.clone()));
+                }
+            }
             Upstream::Address(host, port) => {
-                forward(client, TcpStream::connect((host.as_str(), *port)).await?, counter.clone());
+                if let Ok(server) = TcpStream::connect((host.as_str(), *port)).await {
+                    tokio::spawn(forward(client, server, shared.clone()));
+                }
             }
         }
     }
 }
 
-fn forward(client: TcpStream, server: impl AsyncRead + AsyncWrite + Send + 'static, counter: Arc<Counter>) {
-    let (from_client, to_client) = client.into_split();
-    let (from_server, to_server) = tokio::io::split(server);
-    let answers = counter.clone();
-    tokio::spawn(pump(from_client, to_server, move || {
-        if counter.server_spoke_last.swap(false, Ordering::SeqCst) {
-            counter.turns.fetch_add(1, Ordering::SeqCst);
+async fn forward(
+    mut client: TcpStream,
+    mut server: impl AsyncRead + AsyncWrite + Unpin,
+    shared: Arc<Shared>,
+) -> io::Result<()> {
+    let (mut request, mut answer) = (vec![0; 16 * 1024], vec![0; 16 * 1024]);
+    let mut server_spoke_last = false;
+    loop {
+        tokio::select! {
+            length = client.read(&mut request) => {
+                let message = &request[..length?];
+                if message.is_empty() {
+                    return server.shutdown().await;
+                }
+                if std::mem::take(&mut server_spoke_last) {
+                    shared.turns.fetch_add(1, Ordering::SeqCst);
+                }
+                if let Some(fault) = shared.take_fault(message) {
+                    return fail(fault, message, client, server).await;
+                }
+                server.write_all(message).await?;
+            }
+            length = server.read(&mut answer) => {
+                let message = &answer[..length?];
+                if message.is_empty() {
+                    return client.shutdown().await;
+                }
+                server_spoke_last = true;
+                client.write_all(message).await?;
+            }
         }
-    }));
-    tokio::spawn(pump(from_server, to_client, move || answers.server_spoke_last.store(true, Ordering::SeqCst)));
+    }
 }
 
-async fn pump(mut from: impl AsyncRead + Unpin, mut to: impl AsyncWrite + Unpin, seen: impl Fn()) -> io::Result<()> {
-    let mut buffer = vec![0; 16 * 1024];
-    loop {
-        let length = from.read(&mut buffer).await?;
-        if length == 0 {
-            return to.shutdown().await;
-        }
-        seen();
-        to.write_all(&buffer[..length]).await?;
+async fn fail(
+    fault: Fault,
+    message: &[u8],
+    mut client: TcpStream,
+    mut server: impl AsyncRead + AsyncWrite + Unpin,
+) -> io::Result<()> {
+    let arrives = fault.request.min(message.len());
+    server.write_all(&message[..arrives]).await?;
+    if arrives == message.len() {
+        let mut answer = vec![0; 16 * 1024];
+        // The server has acted once it begins to answer.
+        let length = server.read(&mut answer).await?;
+        client.write_all(&answer[..fault.answer.min(length)]).await?;
+    }
+    match fault.cut {
+        Cut::Close => client.shutdown().await,
+        Cut::Reset => client.set_zero_linger(),
+        Cut::Hole => pending().await,
     }
 }

@@ -56,6 +56,12 @@ pub async fn terminate(observer: &Client, pid: i32) {
     }
 }
 
+/// Kills a server process as the kernel would that runs out of memory: the whole server restarts.
+pub fn kill(pid: i32) {
+    let killed = std::process::Command::new("kill").args(["-9", &pid.to_string()]).status().expect("kill");
+    assert!(killed.success(), "no such process: {pid}");
+}
+
 /// Waits until `pg_stat_activity` says so of a session.
 pub async fn wait_until(observer: &Client, condition: &str, pid: i32) {
     let sql = format!("SELECT 1 FROM pg_stat_activity WHERE pid = $1 AND {condition}");

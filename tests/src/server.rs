@@ -44,18 +44,26 @@ impl Server {
 
     /// Like [`Server::start`], with further settings, as in `deadlock_timeout=1s`.
     pub fn start_with(settings: &[&str]) -> io::Result<Self> {
+        Self::make(settings, |bin, data| {
+            let args = ["--no-sync", "--auth=trust", "--username=postgres", "--encoding=UTF8", "--locale=C", "-D"];
+            run(command(bin.join("initdb")).args(args).arg(data))
+        })
+    }
+
+    /// Starts a server once `fill` has put a cluster into its empty folder.
+    pub(crate) fn make(settings: &[&str], fill: impl FnOnce(&Path, &Path) -> io::Result<()>) -> io::Result<Self> {
         let bin = find_binaries()?;
         // Short, as a socket's path has little room.
         let dir = TempDir::with_prefix("pg-")?;
         fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o755))?;
         let data = dir.path().join("data");
         fs::create_dir(&data)?;
+        fs::set_permissions(&data, fs::Permissions::from_mode(0o700))?;
         if let Some((uid, gid)) = unprivileged_user() {
             chown(dir.path(), Some(uid), Some(gid))?;
             chown(&data, Some(uid), Some(gid))?;
         }
-        let args = ["--no-sync", "--auth=trust", "--username=postgres", "--encoding=UTF8", "--locale=C", "-D"];
-        run(command(bin.join("initdb")).args(args).arg(&data))?;
+        fill(&bin, &data)?;
         let dir = dir.keep();
         let watchdog = watch(&bin, &dir)?;
         let server = Self { dir, bin, watchdog };
@@ -72,7 +80,7 @@ impl Server {
         }
         let start = command(self.bin.join("pg_ctl"))
             .args(["start", "--wait", "--silent", "-D"])
-            .arg(self.dir.join("data"))
+            .arg(self.data())
             .arg("-l")
             .arg(self.log())
             .args(["-o", &options])
@@ -87,12 +95,33 @@ impl Server {
         Err(io::Error::other(format!("PostgreSQL does not start:\n{log}")))
     }
 
+    /// Stops the server process: `smart`, `fast` or `immediate`.
+    pub fn stop(&self, mode: &str) -> io::Result<()> {
+        run(command(self.bin.join("pg_ctl")).args(["stop", "--silent", "--mode", mode, "-D"]).arg(self.data()))
+    }
+
+    /// Starts the server process again, with further settings.
+    pub fn start_again(&self, settings: &[&str]) -> io::Result<()> {
+        self.run(settings)
+    }
+
+    /// The folder of the cluster.
+    #[must_use]
+    pub fn data(&self) -> PathBuf {
+        self.dir.join("data")
+    }
+
     /// How to connect to it, as a superuser.
     #[must_use]
     pub fn config(&self) -> Config {
         let mut config = Config::new();
         config.host_path(&self.dir).user("postgres").dbname("postgres");
         config
+    }
+
+    /// Where its socket is.
+    pub(crate) fn dir(&self) -> &Path {
+        &self.dir
     }
 
     fn log(&self) -> PathBuf {
@@ -120,7 +149,7 @@ impl Drop for Server {
 }
 
 /// A command as an unprivileged user: PostgreSQL refuses root.
-fn command(program: impl AsRef<OsStr>) -> Command {
+pub(crate) fn command(program: impl AsRef<OsStr>) -> Command {
     let mut command = Command::new(program);
     command.current_dir("/").env("LC_ALL", "C");
     if let Some((uid, gid)) = unprivileged_user() {
@@ -130,7 +159,7 @@ fn command(program: impl AsRef<OsStr>) -> Command {
 }
 
 /// Whom to run as where we are root: `postgres` where there is such a user, else `nobody`.
-fn unprivileged_user() -> Option<(u32, u32)> {
+pub(crate) fn unprivileged_user() -> Option<(u32, u32)> {
     let status = fs::read_to_string("/proc/self/status").ok()?;
     let uids = status.lines().find_map(|line| line.strip_prefix("Uid:"))?;
     if uids.split_whitespace().nth(1) != Some("0") {
@@ -144,7 +173,7 @@ fn unprivileged_user() -> Option<(u32, u32)> {
     })
 }
 
-fn run(command: &mut Command) -> io::Result<()> {
+pub(crate) fn run(command: &mut Command) -> io::Result<()> {
     let output = command.stdin(Stdio::null()).output()?;
     if output.status.success() {
         return Ok(());

@@ -169,6 +169,18 @@ async fn behind_a_savepoint(tx: &mut Transaction<'_>, scene: &Scene) -> Result<(
     Ok(())
 }
 
+/// The first failure is no conflict, and both are handled.
+#[transactional(isolation = "repeatable read")]
+async fn after_another_failure(tx: &mut Transaction<'_>, scene: &Scene) -> Result<(), Error> {
+    tx.batch_execute("SAVEPOINT mine").await?;
+    let _ = tx.execute("INSERT INTO accounts VALUES (1, 1)", &[]).await;
+    tx.batch_execute("ROLLBACK TO mine").await?;
+    if scene.serialization_failure(tx).await.is_err() {
+        tx.batch_execute("ROLLBACK TO mine").await?;
+    }
+    Ok(())
+}
+
 #[tokio::test]
 async fn a_lost_conflict_is_retried_whatever_the_body_did_with_the_error() {
     macro_rules! check {
@@ -180,7 +192,7 @@ async fn a_lost_conflict_is_retried_whatever_the_body_did_with_the_error() {
         )*};
     }
     check!(returned, swallowed, flattened, mapped_without_source, hidden_by_the_next_failure);
-    check!(with_context, boxed, behind_a_savepoint);
+    check!(with_context, boxed, behind_a_savepoint, after_another_failure);
 }
 
 #[tokio::test]
@@ -260,6 +272,26 @@ async fn a_symptom_behind_an_unanswered_statement_is_retried_on_the_smaller_budg
     let scene = Scene::new(u32::MAX).await;
     only_the_symptom(&scene.db.pool(1), &scene).await.unwrap_err();
     assert_eq!(scene.attempts(), 3, "the first attempt and 2 retries");
+}
+
+/// The cause is out of sight, and the statement that nobody waits for comes after the symptom.
+#[transactional]
+async fn unanswered_after_the_symptom(tx: &mut Transaction<'_>, attempts: &AtomicU32) -> Result<(), Error> {
+    attempts.store(tx.attempt(), Ordering::Relaxed);
+    let client: &tokio_postgres::Client = tx;
+    let _ = client.batch_execute("SELECT 1 / 0").await;
+    let symptom = tx.batch_execute("SELECT 1").await;
+    let dropped = std::pin::pin!(tx.batch_execute("SELECT 1"));
+    assert!(futures_util::poll!(dropped).is_pending());
+    Ok(symptom?)
+}
+
+#[tokio::test]
+async fn a_symptom_before_an_unanswered_statement_is_not_retried() {
+    let scene = Scene::new(0).await;
+    let attempts = AtomicU32::new(0);
+    unanswered_after_the_symptom(&scene.db.pool(1), &attempts).await.unwrap_err();
+    assert_eq!(attempts.load(Ordering::Relaxed), 1);
 }
 
 #[transactional(isolation = "repeatable read")]

@@ -28,9 +28,8 @@ async fn cut_once(tx: &mut Transaction<'_>, observer: &Client) -> Result<(i32, u
     Ok((own, tx.attempt()))
 }
 
-async fn bb8(db: &Database, config: &Config) -> bb8::Pool<PostgresConnectionManager<NoTls>> {
-    let _ = db;
-    let manager = PostgresConnectionManager::new(config.clone(), NoTls);
+fn bb8(db: &Database) -> bb8::Pool<PostgresConnectionManager<NoTls>> {
+    let manager = PostgresConnectionManager::new(db.config().clone(), NoTls);
     bb8::Pool::builder()
         .max_size(1)
         // What was given back is handed out again untested, so that a dead connection would be noticed.
@@ -45,7 +44,7 @@ async fn a_lost_connection_is_never_given_back() {
     let observer = db.client().await;
     for _ in 0..20 {
         let deadpool = db.pool(1);
-        let bb8 = bb8(&db, db.config()).await;
+        let bb8 = bb8(&db);
         let first = backend(&deadpool).await.unwrap();
         let (second, attempts) = cut_once(&deadpool, &observer).await.unwrap();
         assert_eq!(attempts, 2);
@@ -57,6 +56,48 @@ async fn a_lost_connection_is_never_given_back() {
         assert_ne!(first, second);
         assert_eq!(backend(&bb8).await.unwrap(), second, "a good one is kept");
     }
+}
+
+#[transactional(retries = 0)]
+async fn no_retries(tx: &mut Transaction<'_>) -> Result<i32, Error> {
+    Ok(pid(tx).await)
+}
+
+/// Hands out connections that died in it, as a pool does after the server was restarted, and connects anew after them.
+struct Graveyard {
+    dead: std::sync::Mutex<Vec<Client>>,
+    living: Connect,
+}
+
+impl Pool for Graveyard {
+    fn get(&self) -> BoxFuture<'_, Result<Box<dyn Session>, Error>> {
+        match self.dead.lock().unwrap().pop() {
+            Some(client) => {
+                let (given_back, discarded) = (self.living.given_back.clone(), self.living.discarded.clone());
+                Box::pin(async { Ok(Box::new(Connected { client, given_back, discarded }) as Box<dyn Session>) })
+            }
+            None => self.living.get(),
+        }
+    }
+}
+
+#[tokio::test]
+async fn connections_that_died_in_the_pool_cost_no_retry() {
+    let db = Database::create().await;
+    let observer = db.client().await;
+    let mut dead = Vec::new();
+    for _ in 0..5 {
+        let client = db.client().await;
+        terminate(&observer, pid(&client).await).await;
+        while !client.is_closed() {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+        dead.push(client);
+    }
+    let living = Connect { config: db.config().clone(), given_back: <_>::default(), discarded: <_>::default() };
+    let pool = Graveyard { dead: dead.into(), living };
+    no_retries(&pool).await.unwrap();
+    assert_eq!(pool.living.discarded.load(Ordering::Relaxed), 5);
 }
 
 #[tokio::test]
@@ -95,7 +136,7 @@ async fn an_exhausted_pool_is_retried_and_then_an_error() {
     let (called, ()) = tokio::join!(backend(&pool), release);
     called.unwrap();
 
-    let pool = bb8(&db, db.config()).await;
+    let pool = bb8(&db);
     let _held = pool.get().await.unwrap();
     let error = backend(&pool).await.unwrap_err();
     assert_eq!(classify(&error), Some(Class::Capacity));

@@ -13,7 +13,7 @@ async fn report(totals: &mut Vec<i64>) -> Result<(), BankError> {
                 read_only: true,
                 deferrable: true,
                 base_delay: ::core::time::Duration::from_micros(250u64),
-                max_delay: limits::CAP,
+                max_delay: ::core::option::Option::Some(limits::CAP),
                 jitter: bank::retry::__private::Jitter::Equal,
                 statement_timeout: ::core::option::Option::Some(
                     ::core::time::Duration::from_micros(2000000u64),
@@ -24,6 +24,10 @@ async fn report(totals: &mut Vec<i64>) -> Result<(), BankError> {
                 idle_timeout: ::core::option::Option::Some(
                     ::core::time::Duration::from_micros(60000000u64),
                 ),
+                deadline: ::core::option::Option::Some(
+                    ::core::time::Duration::from_micros(3000000u64),
+                ),
+                unknown_commit: bank::retry::__private::UnknownCommit::Token,
                 retry_on: &["23505", "23P01"],
                 ..bank::retry::__private::Policy::DEFAULT
             },
@@ -36,26 +40,28 @@ async fn report(totals: &mut Vec<i64>) -> Result<(), BankError> {
     loop {
         let __ended = match __run.begin().await {
             ::core::result::Result::Ok(mut __tx) => {
+                let __limit = __tx.limit();
                 #[allow(unused_braces)]
                 let __outcome: Result<(), BankError> = {
                     let tx: &Transaction<'_> = bank::retry::__private::lend(&mut __tx);
-                    async {
-                        #[allow(unreachable_code)]
-                        if false {
-                            let __ret: Result<(), BankError> = loop {};
-                            return __ret;
-                        }
-                        {
-                            totals
-                                .push(
-                                    tx
-                                        .query_one("SELECT sum(cents) FROM accounts", &[])
-                                        .await?
-                                        .get(0),
-                                );
-                            Ok(())
-                        }
-                    }
+                    __limit
+                        .body(async {
+                            #[allow(unreachable_code)]
+                            if false {
+                                let __ret: Result<(), BankError> = loop {};
+                                return __ret;
+                            }
+                            {
+                                totals
+                                    .push(
+                                        tx
+                                            .query_one("SELECT sum(cents) FROM accounts", &[])
+                                            .await?
+                                            .get(0),
+                                    );
+                                Ok(())
+                            }
+                        })
                         .await
                 };
                 let __outcome = bank::retry::__private::Outcome::into_result(__outcome);

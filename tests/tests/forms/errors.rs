@@ -4,16 +4,6 @@ use retry_runtime::{Error, Transaction, transactional};
 
 use super::{Result, bank};
 
-/// `String` has no `From<retry_runtime::Error>`, and nobody but the runtime could give it one.
-#[derive(Debug, PartialEq)]
-struct Text(String);
-
-impl<E: std::error::Error> From<E> for Text {
-    fn from(error: E) -> Self {
-        Self(error.to_string())
-    }
-}
-
 #[transactional]
 async fn of_the_runtime(tx: &Transaction<'_>) -> Result<(), Error> {
     tx.batch_execute("broken").await?;
@@ -33,8 +23,11 @@ async fn boxed(tx: &Transaction<'_>) -> Result<(), Box<dyn std::error::Error + S
 }
 
 #[transactional]
-async fn text(tx: &Transaction<'_>) -> Result<(), Text> {
-    Ok(tx.batch_execute("broken").await?)
+async fn text(tx: &Transaction<'_>, swallow: bool) -> Result<(), String> {
+    match tx.batch_execute("broken").await {
+        Err(error) if !swallow => Err(error.to_string()),
+        _ => Ok(()),
+    }
 }
 
 #[tokio::test]
@@ -43,5 +36,9 @@ async fn run() {
     assert!(matches!(of_the_runtime(&pool).await, Err(Error::Postgres(_))));
     assert!(anyhow(&pool).await.unwrap_err().is::<tokio_postgres::Error>());
     assert!(boxed(&pool).await.unwrap_err().is::<tokio_postgres::Error>());
-    assert!(text(&pool).await.unwrap_err().0.starts_with("db error"));
+    assert_eq!(text(&pool, false).await.unwrap_err(), "db error");
+    assert_eq!(
+        text(&pool, true).await.unwrap_err(),
+        "a statement failed, so the transaction was rolled back: ERROR: syntax error at or near \"broken\""
+    );
 }

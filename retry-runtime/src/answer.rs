@@ -1,0 +1,41 @@
+//! An answer that can be waited for by whoever needs it: it outlives the call that sent the message.
+
+use std::future::poll_fn;
+use std::pin::{Pin, pin};
+use std::task::{Context, Poll, Waker, ready};
+
+use futures_core::Stream;
+use tokio_postgres::{Client, Error as PgError, SimpleQueryStream};
+
+/// The answer to a message of simple statements that has been sent.
+pub(crate) struct Answer(Pin<Box<SimpleQueryStream>>);
+
+impl Answer {
+    /// Sends statements. A future of tokio-postgres sends its message when first polled, and this one waits for
+    /// nothing else.
+    pub(crate) fn send(client: &Client, sql: &str) -> Result<Self, PgError> {
+        let sent = pin!(client.simple_query_raw(sql));
+        match sent.poll(&mut Context::from_waker(Waker::noop())) {
+            Poll::Ready(stream) => Ok(Self(Box::pin(stream?))),
+            Poll::Pending => unreachable!("a simple query is sent without waiting"),
+        }
+    }
+
+    /// Waits for the end of the answer, or its first error. Dropped, the wait can be taken up again.
+    pub(crate) async fn end(&mut self) -> Result<(), PgError> {
+        poll_fn(|cx| self.poll_end(cx)).await
+    }
+
+    pub(crate) fn poll_end(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), PgError>> {
+        while let Some(message) = ready!(self.0.as_mut().poll_next(cx)) {
+            message?;
+        }
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl std::fmt::Debug for Answer {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Answer")
+    }
+}

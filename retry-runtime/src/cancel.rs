@@ -1,0 +1,186 @@
+//! Cancel requests that are over when they say so.
+
+use std::io;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::TcpStream;
+#[cfg(unix)]
+use tokio::net::UnixStream;
+use tokio_postgres::config::Host;
+use tokio_postgres::tls::{MakeTlsConnect, TlsConnect};
+use tokio_postgres::{CancelToken, Client, Config, Error as PgError, Statement};
+
+use crate::error::Error;
+use crate::source::{BoxFuture, Pool, Session};
+
+/// A [`Pool`] whose abandoned statements are cancelled, so that their connections can be used again at once.
+///
+/// A call that is dropped while a long statement runs leaves its connection busy. Without this, the connection is
+/// closed where it is not idle within two seconds, and the server goes on with the statement until it ends. With it,
+/// a statement that is not done within 5 ms is cancelled, and the connection is kept.
+///
+/// A pool does not tell the address of its connections, so `config` names it: that of the pool's own connections. The
+/// request goes over a connection of its own, with TLS where `config` and `tls` say so, which is read to its end: only
+/// then has the server acted on it, and it can hit no later statement. (The request of tokio-postgres returns earlier,
+/// and half-closes its connection, which PgBouncer 1.18 does not survive.)
+///
+/// ```no_run
+/// use deadpool_postgres::Manager;
+/// use retry_runtime::WithCancel;
+/// use tokio_postgres::{Config, NoTls};
+///
+/// let config: Config = "host=localhost user=bank".parse()?;
+/// let pool = deadpool_postgres::Pool::builder(Manager::new(config.clone(), NoTls)).build()?;
+/// let pool = WithCancel::new(pool, config, NoTls);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+#[derive(Clone, Debug)]
+pub struct WithCancel<P, T> {
+    pool: P,
+    target: Arc<Target<T>>,
+}
+
+#[derive(Debug)]
+struct Target<T> {
+    config: Config,
+    tls: T,
+}
+
+impl<P, T> WithCancel<P, T> {
+    /// Cancels the abandoned statements of `pool`, whose connections go where `config` says.
+    pub fn new(pool: P, config: Config, tls: T) -> Self {
+        Self { pool, target: Arc::new(Target { config, tls }) }
+    }
+}
+
+impl<P, T> Pool for WithCancel<P, T>
+where
+    P: Pool,
+    T: MakeTlsConnect<CancelStream> + Clone + Send + Sync + 'static,
+    T::Stream: Send,
+    T::TlsConnect: Send,
+    <T::TlsConnect as TlsConnect<CancelStream>>::Future: Send,
+{
+    fn get(&self) -> BoxFuture<'_, Result<Box<dyn Session>, Error>> {
+        Box::pin(async {
+            let session = self.pool.get().await?;
+            Ok(Box::new(Cancellable { session, target: self.target.clone() }) as Box<dyn Session>)
+        })
+    }
+}
+
+struct Cancellable<T> {
+    session: Box<dyn Session>,
+    target: Arc<Target<T>>,
+}
+
+impl<T> Session for Cancellable<T>
+where
+    T: MakeTlsConnect<CancelStream> + Clone + Send + Sync + 'static,
+    T::Stream: Send,
+    T::TlsConnect: Send,
+    <T::TlsConnect as TlsConnect<CancelStream>>::Future: Send,
+{
+    fn client(&self) -> &Client {
+        self.session.client()
+    }
+
+    fn discard(self: Box<Self>) {
+        self.session.discard();
+    }
+
+    fn prepare_cached<'a>(&'a self, sql: &'a str) -> BoxFuture<'a, Result<Statement, PgError>> {
+        self.session.prepare_cached(sql)
+    }
+
+    fn clear_statement_cache(&self) {
+        self.session.clear_statement_cache();
+    }
+
+    fn cancel(&self) -> Option<BoxFuture<'static, io::Result<()>>> {
+        let (token, target) = (self.client().cancel_token(), self.target.clone());
+        Some(Box::pin(async move { target.cancel(&token).await }))
+    }
+}
+
+impl<T: MakeTlsConnect<CancelStream> + Clone> Target<T> {
+    /// Sends the request to every server that the configuration names: only one knows the key.
+    async fn cancel(&self, token: &CancelToken) -> io::Result<()> {
+        let ports = self.config.get_ports();
+        for (index, host) in self.config.get_hosts().iter().enumerate() {
+            let port = ports.get(index).or(ports.first()).copied().unwrap_or(5432);
+            let (stream, domain) = CancelStream::connect(host, port).await?;
+            let tls = self.tls.clone().make_tls_connect(domain).map_err(|error| io::Error::other(error.into()))?;
+            token.cancel_query_raw(stream, tls).await.map_err(io::Error::other)?;
+        }
+        Ok(())
+    }
+}
+
+/// The connection of a cancel request: shutting it down means reading it to its end.
+#[derive(Debug)]
+pub struct CancelStream(Stream);
+
+#[derive(Debug)]
+enum Stream {
+    Tcp(TcpStream),
+    #[cfg(unix)]
+    Unix(UnixStream),
+}
+
+impl CancelStream {
+    async fn connect(host: &Host, port: u16) -> io::Result<(Self, &str)> {
+        match host {
+            Host::Tcp(host) => Ok((Self(Stream::Tcp(TcpStream::connect((host.as_str(), port)).await?)), host)),
+            #[cfg(unix)]
+            Host::Unix(folder) => {
+                let socket = UnixStream::connect(folder.join(format!(".s.PGSQL.{port}"))).await?;
+                Ok((Self(Stream::Unix(socket)), ""))
+            }
+        }
+    }
+}
+
+/// Does the same with either kind of socket.
+macro_rules! with_socket {
+    ($stream:expr, $socket:ident => $do:expr) => {
+        match &mut $stream.0 {
+            Stream::Tcp($socket) => $do,
+            #[cfg(unix)]
+            Stream::Unix($socket) => $do,
+        }
+    };
+}
+
+impl AsyncRead for CancelStream {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        with_socket!(self, socket => Pin::new(socket).poll_read(cx, buf))
+    }
+}
+
+impl AsyncWrite for CancelStream {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        with_socket!(self, socket => Pin::new(socket).poll_write(cx, buf))
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        with_socket!(self, socket => Pin::new(socket).poll_flush(cx))
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let mut rest = [0; 64];
+        loop {
+            let mut rest = ReadBuf::new(&mut rest);
+            match ready!(self.as_mut().poll_read(cx, &mut rest)) {
+                Ok(()) if rest.filled().is_empty() => return Poll::Ready(Ok(())),
+                Ok(()) => {}
+                // The server has closed it all the same.
+                Err(error) if error.kind() == io::ErrorKind::ConnectionReset => return Poll::Ready(Ok(())),
+                Err(error) => return Poll::Ready(Err(error)),
+            }
+        }
+    }
+}

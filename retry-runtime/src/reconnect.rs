@@ -1,0 +1,67 @@
+//! A source without a pool: it opens a connection for every attempt.
+
+use std::fmt;
+
+use tokio_postgres::{Client, Error as PgError};
+
+use crate::error::Error;
+use crate::source::{BoxFuture, Pool, Session};
+
+/// A [`Pool`] that opens a connection for every attempt, and closes it afterwards.
+///
+/// For programs that need no pool, and yet more than a lone `&mut Client` can do: survive a lost connection, and look
+/// up the outcome of a lost `COMMIT`.
+///
+/// ```no_run
+/// use retry_runtime::Reconnect;
+/// use tokio_postgres::NoTls;
+///
+/// let source = Reconnect::new(|| async {
+///     let (client, connection) = tokio_postgres::connect("host=localhost user=bank", NoTls).await?;
+///     tokio::spawn(connection);
+///     Ok(client)
+/// });
+/// # async fn transfer(source: impl Into<retry_runtime::Source<'_>>) {}
+/// # async {
+/// transfer(&source).await;
+/// # };
+/// ```
+#[derive(Clone)]
+pub struct Reconnect<F>(F);
+
+impl<F, C> Reconnect<F>
+where
+    F: Fn() -> C + Send + Sync,
+    C: Future<Output = Result<Client, PgError>> + Send,
+{
+    /// Connects by `connect`, which also has the connection driven.
+    pub fn new(connect: F) -> Self {
+        Self(connect)
+    }
+}
+
+impl<F, C> Pool for Reconnect<F>
+where
+    F: Fn() -> C + Send + Sync,
+    C: Future<Output = Result<Client, PgError>> + Send,
+{
+    fn get(&self) -> BoxFuture<'_, Result<Box<dyn Session>, Error>> {
+        Box::pin(async { Ok(Box::new(Connected((self.0)().await?)) as Box<dyn Session>) })
+    }
+}
+
+struct Connected(Client);
+
+impl Session for Connected {
+    fn client(&self) -> &Client {
+        &self.0
+    }
+
+    fn discard(self: Box<Self>) {}
+}
+
+impl<F> fmt::Debug for Reconnect<F> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Reconnect")
+    }
+}

@@ -1,0 +1,137 @@
+//! A throwaway `PgBouncer` in front of a database.
+
+use std::ffi::OsStr;
+use std::fs;
+use std::io;
+use std::net::{TcpListener, TcpStream};
+use std::os::unix::fs::{PermissionsExt, chown};
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Stdio};
+use std::time::{Duration, Instant};
+
+use tempfile::TempDir;
+use tokio_postgres::Config;
+use tokio_postgres::config::Host;
+
+use crate::proxy::redirect;
+use crate::server::{command, unprivileged_user};
+
+/// A running `PgBouncer` of our own, on a local port. It is gone with this process.
+#[derive(Debug)]
+pub struct PgBouncer {
+    config: Config,
+    dir: PathBuf,
+    /// Ends the pooler and removes the folder once this process has gone or dropped it, however that happens.
+    watchdog: Child,
+}
+
+impl PgBouncer {
+    /// Starts one that pools the connections to one database by transaction. `settings` are further lines of its
+    /// configuration, as in `default_pool_size = 1`. There is also a database `ghost`, which the server lacks.
+    ///
+    /// # Errors
+    /// Says what to install where there is no `PgBouncer`, and what it wrote where it does not start.
+    pub fn start(database: &Config, settings: &[&str]) -> io::Result<Self> {
+        let binary = find_binary()?;
+        let start = || Self::start_on(free_port()?, &binary, database, settings);
+        // Somebody else can be faster to take a port that was free.
+        start().or_else(|_| start()).or_else(|_| start())
+    }
+
+    fn start_on(port: u16, binary: &Path, database: &Config, settings: &[&str]) -> io::Result<Self> {
+        let temp = TempDir::with_prefix("pgbouncer-")?;
+        fs::set_permissions(temp.path(), fs::Permissions::from_mode(0o755))?;
+        fs::write(temp.path().join("ini"), ini(port, database, settings)?)?;
+        if let Some((uid, gid)) = unprivileged_user() {
+            chown(temp.path(), Some(uid), Some(gid))?;
+        }
+        let dir = temp.keep();
+        let watchdog = watch(binary, &dir)?;
+        let pooler = Self { config: redirect(database, port), dir, watchdog };
+        pooler.wait_until_it_listens(port)?;
+        Ok(pooler)
+    }
+
+    fn wait_until_it_listens(&self, port: u16) -> io::Result<()> {
+        let began = Instant::now();
+        while TcpStream::connect(("127.0.0.1", port)).is_err() {
+            if began.elapsed() > Duration::from_secs(10) || !self.is_running() {
+                let log = fs::read_to_string(self.dir.join("log")).unwrap_or_default();
+                return Err(io::Error::other(format!("PgBouncer does not start:\n{log}")));
+            }
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        Ok(())
+    }
+
+    /// How to connect through it.
+    #[must_use]
+    pub fn config(&self) -> &Config {
+        &self.config
+    }
+
+    /// Its process.
+    #[must_use]
+    pub fn pid(&self) -> i32 {
+        let pid = fs::read_to_string(self.dir.join("pid")).unwrap_or_default();
+        pid.trim().parse().expect("the watchdog has written it")
+    }
+
+    /// Whether it has not crashed.
+    #[must_use]
+    pub fn is_running(&self) -> bool {
+        !self.dir.join("ended").exists()
+    }
+}
+
+impl Drop for PgBouncer {
+    fn drop(&mut self) {
+        drop(self.watchdog.stdin.take());
+        let _ = self.watchdog.wait();
+    }
+}
+
+fn ini(port: u16, database: &Config, settings: &[&str]) -> io::Result<String> {
+    let (Some(Host::Unix(socket)), Some(name)) = (database.get_hosts().first(), database.get_dbname()) else {
+        return Err(io::Error::other("PgBouncer is for a throwaway server's database"));
+    };
+    let server = format!("host={} user={}", socket.display(), database.get_user().unwrap_or("postgres"));
+    let settings = settings.join("\n");
+    Ok(format!(
+        "[databases]\n{name} = {server}\nghost = {server} dbname=no_such_database\n\
+         [pgbouncer]\nlisten_addr = 127.0.0.1\nlisten_port = {port}\nunix_socket_dir =\nauth_type = any\n\
+         pool_mode = transaction\nserver_login_retry = 0.1\n{settings}\n"
+    ))
+}
+
+/// A shell that runs the pooler until our end of the shell's pipe closes. Nothing of it is worth a clean stop.
+fn watch(binary: &Path, dir: &Path) -> io::Result<Child> {
+    let script = r#"("$0" "$1/ini" >"$1/log" 2>&1 & echo $! >"$1/pid"; wait $!; : >"$1/ended") & cat
+        [ -e "$1/ended" ] || kill -9 "$(cat "$1/pid")"; wait; rm -rf "$1""#;
+    command("sh")
+        .args([OsStr::new("-c"), OsStr::new(script), binary.as_os_str(), dir.as_os_str()])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .process_group(0)
+        .spawn()
+}
+
+fn free_port() -> io::Result<u16> {
+    Ok(TcpListener::bind(("127.0.0.1", 0))?.local_addr()?.port())
+}
+
+/// On `PATH`, and where distributions put what ordinary users do not run.
+fn find_binary() -> io::Result<PathBuf> {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let folders = ["/usr/sbin", "/usr/local/sbin", "/usr/local/bin", "/opt/homebrew/bin"].map(PathBuf::from);
+    let found = std::env::split_paths(&path).chain(folders).map(|folder| folder.join("pgbouncer"));
+    found.into_iter().find(|binary| binary.exists()).ok_or_else(|| {
+        io::Error::new(
+            io::ErrorKind::NotFound,
+            "no PgBouncer. Install it (Debian, Ubuntu: apt-get install pgbouncer; Fedora: dnf install pgbouncer; \
+             Alpine: apk add pgbouncer; macOS: brew install pgbouncer)",
+        )
+    })
+}

@@ -1,0 +1,255 @@
+//! Promise 5: dropping the future at any await is safe.
+#![allow(missing_docs)]
+
+use std::future::Future;
+use std::pin::pin;
+use std::time::Duration;
+
+use bb8_postgres::PostgresConnectionManager;
+use futures_util::poll;
+use retry_runtime::{Error, Pool, Transaction, WithCancel, transactional};
+use retry_tests::events::Events;
+use retry_tests::rival::{pid, wait_until};
+use retry_tests::{Database, connect};
+use tokio_postgres::{Client, NoTls, SimpleQueryMessage};
+
+#[transactional]
+async fn empty_accounts(tx: &mut Transaction<'_>, nap: &str) -> Result<(), Error> {
+    for id in 1..=2_i64 {
+        tx.execute("UPDATE accounts SET cents = 0 WHERE id = $1", &[&id]).await?;
+    }
+    tx.batch_execute(&format!("SELECT pg_sleep({nap})")).await?;
+    Ok(())
+}
+
+#[transactional]
+async fn look(tx: &mut Transaction<'_>) -> Result<(i64, i32), Error> {
+    let total = tx.query_one("SELECT sum(cents)::bigint FROM accounts", &[]).await?.get(0);
+    Ok((total, pid(tx).await))
+}
+
+/// Polls a call `polls` times and drops it. `true`: it was done before.
+async fn dropped_after<T>(call: impl Future<Output = T>, polls: u32) -> bool {
+    let mut call = pin!(call);
+    for _ in 0..polls {
+        if poll!(call.as_mut()).is_ready() {
+            return true;
+        }
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    false
+}
+
+fn bb8(db: &Database) -> bb8::Pool<PostgresConnectionManager<NoTls>> {
+    let manager = PostgresConnectionManager::new(db.config().clone(), NoTls);
+    bb8::Pool::builder().max_size(1).test_on_check_out(false).build_unchecked(manager)
+}
+
+async fn is_idle(client: &Client) -> bool {
+    let messages = client.simple_query("SELECT now() = statement_timestamp()").await.unwrap();
+    messages.iter().any(|message| matches!(message, SimpleQueryMessage::Row(row) if row.get(0) == Some("t")))
+}
+
+/// Every point of a call, again and again: the next borrower finds a session that is idle and outside of any
+/// transaction, and nothing of what was abandoned.
+async fn abandon_calls(db: &Database, pool: &impl Pool, nap: &str, rounds: u32) {
+    for polls in (0..12).cycle().take(rounds as usize) {
+        db.setup("UPDATE accounts SET cents = 100").await;
+        let done = dropped_after(empty_accounts(pool, nap), polls).await;
+        let session = pool.get().await.unwrap();
+        assert!(is_idle(session.client()).await, "the next borrower is inside a transaction after {polls} polls");
+        drop(session);
+        let (total, _) = look(pool).await.unwrap();
+        assert!(if done { total == 0 } else { total == 200 || total == 0 }, "{total} after {polls} polls");
+        assert_eq!(db.open_transactions().await, 0, "after {polls} polls");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_next_borrower_of_a_deadpool_is_never_harmed() {
+    let db = Database::create().await;
+    db.accounts(2, 100).await;
+    abandon_calls(&db, &db.pool(1), "0.004", 48).await;
+    let with_cancel = WithCancel::new(db.pool(1), db.config().clone(), NoTls);
+    abandon_calls(&db, &with_cancel, "0.004", 48).await;
+    abandon_calls(&db, &with_cancel, "0.02", 48).await;
+}
+
+#[tokio::test]
+async fn the_next_borrower_of_a_bb8_pool_is_never_harmed() {
+    let db = Database::create().await;
+    db.accounts(2, 100).await;
+    abandon_calls(&db, &bb8(&db), "0.004", 48).await;
+    abandon_calls(&db, &WithCancel::new(bb8(&db), db.config().clone(), NoTls), "0.02", 48).await;
+}
+
+/// Drops a call in the middle of its half-minute's sleep.
+async fn abandon_a_long_statement(db: &Database, pool: &impl Pool) {
+    let observer = db.client().await;
+    let mut call = pin!(empty_accounts(pool, "30"));
+    loop {
+        assert!(poll!(call.as_mut()).is_pending());
+        let sleeping = "SELECT 1 FROM pg_stat_activity WHERE wait_event = 'PgSleep' AND datname = current_database()";
+        if observer.query_opt(sleeping, &[]).await.unwrap().is_some() {
+            break;
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_long_statement_is_cancelled_and_its_connection_kept() {
+    let db = Database::create().await;
+    db.accounts(2, 100).await;
+    for bb8_pool in [false, true] {
+        let events = Events::capture();
+        let pool: std::sync::Arc<dyn Pool> = if bb8_pool {
+            std::sync::Arc::new(WithCancel::new(bb8(&db), db.config().clone(), NoTls))
+        } else {
+            std::sync::Arc::new(WithCancel::new(db.pool(1), db.config().clone(), NoTls))
+        };
+        let (_, before) = look(&pool).await.unwrap();
+        abandon_a_long_statement(&db, &pool).await;
+        assert_eq!(look(&pool).await.unwrap(), (200, before), "the same connection");
+        assert_eq!(db.open_transactions().await, 0, "no lock is left");
+        assert_eq!(events.all().len(), 0, "{events:?}");
+    }
+}
+
+#[tokio::test]
+async fn without_a_cancel_the_connection_of_a_long_statement_is_closed() {
+    let db = Database::create().await;
+    db.accounts(2, 100).await;
+    for bb8_pool in [false, true] {
+        let events = Events::capture();
+        let pool: std::sync::Arc<dyn Pool> =
+            if bb8_pool { std::sync::Arc::new(bb8(&db)) } else { std::sync::Arc::new(db.pool(1)) };
+        let (_, before) = look(&pool).await.unwrap();
+        abandon_a_long_statement(&db, &pool).await;
+        // The look does not see what is not committed; its connection is another one.
+        let (total, after) = look(&pool).await.unwrap();
+        assert_eq!(total, 200);
+        assert_ne!(before, after);
+        assert_eq!(events.of("connection discarded").len(), 1, "{events:?}");
+        // The server knows nothing of it and sleeps on.
+        retry_tests::rival::terminate(&db.client().await, before).await;
+    }
+}
+
+#[tokio::test]
+async fn a_session_that_is_ended_meanwhile_is_closed() {
+    let db = Database::create().await;
+    db.accounts(2, 100).await;
+    let pool = db.pool(1);
+    let (_, before) = look(&pool).await.unwrap();
+    abandon_a_long_statement(&db, &pool).await;
+    retry_tests::rival::terminate(&db.client().await, before).await;
+    let (total, after) = look(&pool).await.unwrap();
+    assert_eq!(total, 200);
+    assert_ne!(before, after);
+}
+
+#[transactional]
+async fn slow_commit(tx: &mut Transaction<'_>, id: i64) -> Result<(), Error> {
+    tx.execute("INSERT INTO slow VALUES ($1)", &[&id]).await?;
+    Ok(())
+}
+
+async fn slow_commits(db: &Database) {
+    db.setup(
+        "CREATE TABLE slow (id bigint);
+         CREATE FUNCTION nap() RETURNS trigger LANGUAGE plpgsql AS
+         $$ BEGIN PERFORM pg_sleep(0.2); IF new.id < 0 THEN RAISE 'negative'; END IF; RETURN NULL; END $$;
+         CREATE CONSTRAINT TRIGGER nap AFTER INSERT ON slow DEFERRABLE INITIALLY DEFERRED
+         FOR EACH ROW EXECUTE FUNCTION nap()",
+    )
+    .await;
+}
+
+async fn abandon_in_commit(pool: &impl Pool, observer: &Client, id: i64) {
+    let mut call = pin!(slow_commit(pool, id));
+    loop {
+        assert!(poll!(call.as_mut()).is_pending());
+        let committing = "SELECT 1 FROM pg_stat_activity WHERE query LIKE '%COMMIT' AND wait_event = 'PgSleep'";
+        if observer.query_opt(committing, &[]).await.unwrap().is_some() {
+            break;
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_call_dropped_in_commit_is_let_finish_and_reported() {
+    let db = Database::create().await;
+    slow_commits(&db).await;
+    let observer = db.client().await;
+    // Even where it could be cancelled.
+    let pool = WithCancel::new(db.pool(1), db.config().clone(), NoTls);
+    let backend = pid(pool.get().await.unwrap().client()).await;
+    for (id, outcome, rows) in [(1, "committed", 1_i64), (-1, "rolled back", 1), (2, "committed", 2)] {
+        let events = Events::capture();
+        abandon_in_commit(&pool, &observer, id).await;
+        let session = pool.get().await.unwrap();
+        assert_eq!(pid(session.client()).await, backend, "the connection is kept");
+        let left = events.of("call dropped in commit");
+        assert_eq!((left.len(), left[0]["outcome"].as_str()), (1, outcome), "{events:?}");
+        assert_eq!(db.value::<i64>("SELECT count(*) FROM slow").await, rows);
+    }
+}
+
+/// Nobody is left to clean up: the connection is closed, and the server rolls back.
+#[test]
+fn a_call_dropped_after_its_runtime_closes_the_connection() {
+    let outer = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let db = outer.block_on(async {
+        let db = Database::create().await;
+        db.accounts(2, 100).await;
+        db
+    });
+    let pool = db.pool(1);
+    let inner = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let mut call = Box::pin(empty_accounts(&pool, "0"));
+    let backend = inner.block_on(async {
+        let observer = connect(db.config()).await;
+        for _ in 0..6 {
+            assert!(poll!(call.as_mut()).is_pending());
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        }
+        let open = "SELECT pid FROM pg_stat_activity WHERE xact_start IS NOT NULL AND pid <> pg_backend_pid()
+                    AND datname = current_database()";
+        observer.query_one(open, &[]).await.unwrap().get::<_, i32>(0)
+    });
+    drop(inner);
+    drop(call);
+    outer.block_on(async {
+        let observer = db.client().await;
+        let gone = "SELECT NOT EXISTS (SELECT FROM pg_stat_activity WHERE pid = $1)";
+        while !observer.query_one(gone, &[&backend]).await.unwrap().get::<_, bool>(0) {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+        assert_eq!(db.cents(1).await, 100);
+    });
+    assert_eq!(pool.status().size, 0, "the pool does not have it either");
+}
+
+#[transactional]
+async fn outer_that_goes_on(tx: &mut Transaction<'_>, observer: &Client) -> Result<(), Error> {
+    let own = pid(tx).await;
+    {
+        let mut inner = pin!(empty_accounts(&mut *tx, "30"));
+        let sleeping = wait_until(observer, "wait_event = 'PgSleep'", own);
+        tokio::select! {
+            _ = &mut inner => unreachable!("it sleeps for longer"),
+            () = sleeping => {}
+        }
+    }
+    observer.execute("SELECT pg_cancel_backend($1)", &[&own]).await.unwrap();
+    tx.execute("UPDATE accounts SET cents = cents + 1 WHERE id = 1", &[]).await?;
+    Ok(())
+}
+
+#[tokio::test]
+async fn an_inner_call_that_is_dropped_leaves_the_outer_one_usable() {
+    let db = Database::create().await;
+    db.accounts(2, 100).await;
+    outer_that_goes_on(&db.pool(1), &db.client().await).await.unwrap();
+    assert_eq!((db.cents(1).await, db.cents(2).await), (101, 100));
+}

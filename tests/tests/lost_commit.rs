@@ -1,0 +1,331 @@
+//! Promise 3: a lost COMMIT is never guessed.
+#![allow(missing_docs)]
+
+use std::sync::atomic::{AtomicI64, AtomicU32, Ordering};
+use std::time::Duration;
+
+use deadpool_postgres::Pool;
+use retry_runtime::{Class, CommitOutcome, Error, Identity, Reconnect, Transaction, classify, resolve, transactional};
+use retry_tests::events::Events;
+use retry_tests::proxy::{Cut, Fault, Proxy};
+use retry_tests::rival::{kill, pid};
+use retry_tests::{Database, Server, connect, pool};
+use tokio_postgres::{Client, Config, NoTls};
+
+const COMMIT_ARRIVES: Fault = Fault { text: "COMMIT", request: usize::MAX, answer: 0, cut: Cut::Reset };
+const COMMIT_IS_LOST: Fault = Fault { text: "COMMIT", request: 9, answer: 0, cut: Cut::Reset };
+
+const TABLES: &str = "CREATE TABLE ledger (id bigint, attempt int);
+     CREATE TABLE transactional_commits (
+         token uuid PRIMARY KEY,
+         committed boolean NOT NULL DEFAULT true,
+         at timestamptz NOT NULL DEFAULT now()
+     )";
+
+async fn scene() -> (Database, Proxy) {
+    let db = Database::create().await;
+    db.setup(TABLES).await;
+    let proxy = Proxy::start(db.config()).await.unwrap();
+    (db, proxy)
+}
+
+async fn times(config: &Config, id: i64) -> i64 {
+    let sql = "SELECT count(*) FROM ledger WHERE id = $1";
+    connect(config).await.query_one(sql, &[&id]).await.unwrap().get(0)
+}
+
+macro_rules! write {
+    ($($name:ident $(, $option:meta)*;)*) => {$(
+        #[transactional(base_delay = "250us", max_delay = "1ms" $(, $option)*)]
+        async fn $name(tx: &mut Transaction<'_>, id: i64) -> Result<u32, Error> {
+            let attempt = i32::try_from(tx.attempt()).unwrap();
+            tx.execute("INSERT INTO ledger VALUES ($1, $2)", &[&id, &attempt]).await?;
+            Ok(tx.attempt())
+        }
+    )*};
+}
+
+write! {
+    fail;
+    retry, unknown_commit = "retry";
+    resolved, unknown_commit = "resolve";
+    by_token, unknown_commit = "token";
+    resolved_in_time, unknown_commit = "resolve", deadline = "2s";
+}
+
+#[transactional(read_only)]
+async fn read(tx: &mut Transaction<'_>) -> Result<u32, Error> {
+    tx.query("SELECT FROM ledger", &[]).await?;
+    Ok(tx.attempt())
+}
+
+#[tokio::test]
+async fn a_lost_commit_is_reported_as_unknown() {
+    let (db, proxy) = scene().await;
+    let pool = pool(proxy.config(), 1);
+    for (fault, committed) in [(COMMIT_ARRIVES, 1), (COMMIT_IS_LOST, 0)] {
+        let events = Events::capture();
+        proxy.arm(fault);
+        let error = fail(&pool, committed).await.unwrap_err();
+        assert!(matches!(error, Error::CommitUnknown { identity: None, source: Some(_), .. }), "{error:?}");
+        assert_eq!(classify(&error), Some(Class::CommitUnknown));
+        assert_eq!(times(db.config(), committed).await, committed);
+        assert_eq!(events.of("commit outcome unknown").len(), 1, "{events:?}");
+        assert_eq!(events.of("connection discarded").len(), 1, "{events:?}");
+        assert_eq!(events.of("retrying").len(), 0, "{events:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_body_that_may_run_twice_is_run_again() {
+    let (db, proxy) = scene().await;
+    let pool = pool(proxy.config(), 1);
+    for (fault, times_committed) in [(COMMIT_ARRIVES, 2), (COMMIT_IS_LOST, 1)] {
+        proxy.arm(fault);
+        assert_eq!(retry(&pool, times_committed).await.unwrap(), 2);
+        assert_eq!(times(db.config(), times_committed).await, times_committed);
+    }
+}
+
+#[tokio::test]
+async fn a_lost_commit_that_only_read_is_retried() {
+    let (_db, proxy) = scene().await;
+    proxy.arm(COMMIT_ARRIVES);
+    assert_eq!(read(&pool(proxy.config(), 1)).await.unwrap(), 2);
+}
+
+/// Cuts at every byte of the request and the answer, in order, by reset, and by silence.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_lost_commit_is_looked_up_and_never_guessed() {
+    let (db, proxy) = scene().await;
+    let pool = pool(proxy.config(), 2);
+    let mut id = 0;
+    let mut behind_an_error = 0;
+    for cut in [Cut::Close, Cut::Reset] {
+        for (request, answer) in
+            (0..=21).step_by(3).map(|request| (request, 0)).chain((0..50).step_by(7).map(|answer| (usize::MAX, answer)))
+        {
+            for token in [false, true] {
+                id += 1;
+                proxy.arm(Fault { text: "COMMIT", request, answer, cut });
+                let attempts = if token { by_token(&pool, id).await } else { resolved(&pool, id).await }.unwrap();
+                assert!(!proxy.is_armed(), "the fault came");
+                assert_eq!(times(db.config(), id).await, 1, "{request} {answer} {cut:?} by token: {token}");
+                behind_an_error += i32::from(attempts == 1);
+            }
+        }
+    }
+    assert!(behind_an_error > 20, "committed behind an error: {behind_an_error}");
+}
+
+#[tokio::test]
+async fn a_look_up_is_an_event() {
+    let (_db, proxy) = scene().await;
+    let pool = pool(proxy.config(), 1);
+    for (fault, outcome) in [(COMMIT_ARRIVES, "committed"), (COMMIT_IS_LOST, "rolled back")] {
+        let events = Events::capture();
+        proxy.arm(fault);
+        resolved(&pool, 1).await.unwrap();
+        assert_eq!(events.of("commit outcome unknown").len(), 1, "{events:?}");
+        assert_eq!(events.of("commit outcome looked up")[0]["outcome"], outcome);
+    }
+}
+
+#[transactional(unknown_commit = "resolve")]
+async fn with_hook(tx: &mut Transaction<'_>, committed: &'static AtomicU32) -> Result<(), Error> {
+    tx.execute("INSERT INTO ledger VALUES (1, 1)", &[]).await?;
+    tx.on_commit(async {
+        committed.fetch_add(1, Ordering::Relaxed);
+    });
+    Ok(())
+}
+
+#[tokio::test]
+async fn hooks_wait_for_the_look_up() {
+    static COMMITTED: AtomicU32 = AtomicU32::new(0);
+    let (_db, proxy) = scene().await;
+    let pool = pool(proxy.config(), 1);
+    for (fault, committed) in [(COMMIT_ARRIVES, 1), (COMMIT_IS_LOST, 2)] {
+        proxy.arm(fault);
+        with_hook(&pool, &COMMITTED).await.unwrap();
+        assert_eq!(COMMITTED.load(Ordering::Relaxed), committed);
+    }
+}
+
+#[tokio::test]
+async fn a_source_that_reconnects_can_look_up_too() {
+    let (db, proxy) = scene().await;
+    let source = Reconnect::new(|| async {
+        let (client, connection) = proxy.config().connect(NoTls).await?;
+        tokio::spawn(connection);
+        Ok(client)
+    });
+    proxy.arm(COMMIT_ARRIVES);
+    assert_eq!(resolved(&source, 1).await.unwrap(), 1);
+    assert_eq!(times(db.config(), 1).await, 1);
+}
+
+fn identity(error: Error) -> Identity {
+    match error {
+        Error::CommitUnknown { identity: Some(identity), .. } => *identity,
+        error => panic!("{error:?}"),
+    }
+}
+
+#[tokio::test]
+async fn a_lone_client_leaves_the_look_up_to_whoever_holds_the_identity() {
+    let (db, proxy) = scene().await;
+    let other = db.client().await;
+    for (fault, outcome) in [(COMMIT_ARRIVES, CommitOutcome::Committed), (COMMIT_IS_LOST, CommitOutcome::RolledBack)] {
+        let mut client = connect(proxy.config()).await;
+        proxy.arm(fault);
+        let by_id = identity(resolved(&mut client, 1).await.unwrap_err());
+        assert!(by_id.xid().is_some() && by_id.token().is_none());
+        assert_eq!(resolve(&by_id, &other).await.unwrap(), outcome);
+
+        let mut client = connect(proxy.config()).await;
+        proxy.arm(fault);
+        let by_token = identity(by_token(&mut client, 2).await.unwrap_err());
+        assert!(by_token.xid().is_none() && by_token.token().is_some());
+        for _ in 0..2 {
+            assert_eq!(resolve(&by_token, &other).await.unwrap(), outcome, "asked again, the answer is the same");
+        }
+    }
+}
+
+/// Behind a hole the transaction stays open on the server, with nobody to end it.
+#[tokio::test]
+async fn a_transaction_that_stays_in_progress_is_ended() {
+    let (db, proxy) = scene().await;
+    let mut client = connect(proxy.config()).await;
+    proxy.arm(Fault { cut: Cut::Hole, ..COMMIT_IS_LOST });
+    let left = identity(resolved_in_time(&mut client, 1).await.unwrap_err());
+    assert_eq!(db.open_transactions().await, 1);
+    assert_eq!(resolve(&left, &db.client().await).await.unwrap(), CommitOutcome::RolledBack);
+    assert_eq!(db.open_transactions().await, 0);
+}
+
+/// Part of the deadline is kept for the look-up.
+#[tokio::test]
+async fn a_commit_that_is_never_answered_is_looked_up_before_the_deadline() {
+    let (db, proxy) = scene().await;
+    let pool = pool(proxy.config(), 2);
+    for (request, attempts) in [(usize::MAX, 1), (9, 2)] {
+        let id = i64::from(attempts);
+        proxy.arm(Fault { text: "COMMIT", request, answer: 0, cut: Cut::Hole });
+        assert_eq!(resolved_in_time(&pool, id).await.unwrap(), attempts);
+        assert_eq!(times(db.config(), id).await, 1);
+    }
+}
+
+#[tokio::test]
+async fn a_server_that_cannot_tell_identities_is_a_clear_error_before_the_body_runs() {
+    let (db, _proxy) = scene().await;
+    db.setup(
+        "CREATE ROLE plain LOGIN; GRANT INSERT ON ledger TO plain;
+         REVOKE EXECUTE ON FUNCTION pg_control_system() FROM PUBLIC",
+    )
+    .await;
+    let mut config = db.config().clone();
+    config.user("plain");
+    let pool = pool(&config, 1);
+    let error = resolved(&pool, 1).await.unwrap_err();
+    assert!(matches!(error, Error::ResolveUnsupported(_)), "{error:?}");
+    assert_eq!(fail(&pool, 1).await.unwrap(), 1, "the session is as good as new");
+    assert_eq!(pool.status().size, 1);
+    db.setup("GRANT EXECUTE ON FUNCTION pg_control_system() TO PUBLIC; DROP OWNED BY plain; DROP ROLE plain").await;
+}
+
+/// A server that gives the id of a transaction that it lost in a crash to somebody else, who commits.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_id_that_is_given_out_again_after_a_crash_is_not_taken_for_ours() {
+    let server = Server::start().unwrap();
+    let observer = connect(&server.config()).await;
+    observer.batch_execute(TABLES).await.unwrap();
+    observer.batch_execute("CHECKPOINT").await.unwrap();
+    let proxy = Proxy::start(&server.config()).await.unwrap();
+    let mut client = connect(proxy.config()).await;
+    proxy.arm(COMMIT_IS_LOST);
+    let lost = identity(resolved(&mut client, 1).await.unwrap_err());
+    kill(pid(&observer).await);
+
+    let client = reconnect(&server.config()).await;
+    let give_out = async || -> u64 {
+        let xid: String = client.query_one("SELECT pg_current_xact_id()::text", &[]).await.unwrap().get(0);
+        xid.parse().unwrap()
+    };
+    assert!(give_out().await <= lost.xid().unwrap(), "the id was lost in the crash");
+    while give_out().await < lost.xid().unwrap() {}
+    let status = format!("SELECT pg_xact_status('{}')", lost.xid().unwrap());
+    let naive: Option<String> = client.query_one(&status, &[]).await.unwrap().get(0);
+    assert_eq!(naive.as_deref(), Some("committed"), "which is somebody else's");
+    assert_eq!(resolve(&lost, &client).await.unwrap(), CommitOutcome::Unknown);
+}
+
+/// Connects as soon as the server is back.
+async fn reconnect(config: &Config) -> Client {
+    loop {
+        if let Ok((client, connection)) = config.connect(NoTls).await {
+            tokio::spawn(connection);
+            if client.simple_query("SELECT 1").await.is_ok() {
+                return client;
+            }
+        }
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+}
+
+/// Callers that commit while the server crashes again and again.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn no_outcome_is_guessed_while_the_server_crashes() {
+    // With synchronous_commit off the server itself would lose what it has acknowledged.
+    let server = Server::start_with(&["synchronous_commit=on"]).unwrap();
+    let config = server.config();
+    connect(&config).await.batch_execute(TABLES).await.unwrap();
+    let pool = pool(&config, 6);
+    let next = AtomicI64::new(1);
+    let until = std::time::Instant::now() + Duration::from_secs(6);
+    let callers = (0..6).map(|caller| call_until(until, &pool, &next, caller % 2 == 0));
+    let crashes = async {
+        while std::time::Instant::now() < until - Duration::from_secs(1) {
+            tokio::time::sleep(Duration::from_millis(120)).await;
+            if let Ok((client, connection)) = config.connect(NoTls).await {
+                tokio::spawn(connection);
+                let any = "SELECT pid FROM pg_stat_activity WHERE query LIKE 'INSERT%' OR query LIKE '%COMMIT' LIMIT 1";
+                if let Ok(Some(row)) = client.query_opt(any, &[]).await {
+                    kill(row.get(0));
+                }
+            }
+        }
+    };
+    let (outcomes, ()) = tokio::join!(futures_util::future::join_all(callers), crashes);
+    let client = connect(&config).await;
+    let mut unknown = 0;
+    for (id, result) in outcomes.into_iter().flatten() {
+        let times: i64 = client.query_one("SELECT count(*) FROM ledger WHERE id = $1", &[&id]).await.unwrap().get(0);
+        match result {
+            Ok(_) => assert_eq!(times, 1, "{id} was said to be committed"),
+            Err(Error::CommitUnknown { .. }) => unknown += 1,
+            Err(error) => assert_eq!(times, 0, "{id} was said to be rolled back: {error:?}"),
+        }
+    }
+    println!("{} calls, {unknown} of unknown outcome", next.load(Ordering::Relaxed) - 1);
+}
+
+async fn call_until(
+    until: std::time::Instant,
+    pool: &Pool,
+    next: &AtomicI64,
+    token: bool,
+) -> Vec<(i64, Result<u32, Error>)> {
+    let mut outcomes = Vec::new();
+    while std::time::Instant::now() < until {
+        let id = next.fetch_add(1, Ordering::Relaxed);
+        let result = if token { by_token(pool, id).await } else { resolved(pool, id).await };
+        if result.is_err() {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        outcomes.push((id, result));
+    }
+    outcomes
+}
