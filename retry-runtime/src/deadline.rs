@@ -1,8 +1,11 @@
 //! The wall-clock limit of a call.
 
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use tokio::time::{Instant, timeout_at};
+use pin_project_lite::pin_project;
+use tokio::time::{Instant, Sleep, sleep_until};
 
 use crate::error::{Error, Phase};
 use crate::state::State;
@@ -36,16 +39,39 @@ impl Deadline {
     }
 
     /// Drops `work` where it is not done in time.
-    pub(crate) async fn bound<F: Future>(self, work: F) -> Result<F::Output, Expired> {
-        match self.0 {
-            Some(deadline) => timeout_at(deadline, work).await.map_err(|_| Expired),
-            None => Ok(work.await),
-        }
+    pub(crate) fn bound<F: Future>(self, work: F) -> Bounded<F> {
+        Bounded { work, limit: self.0.map(sleep_until) }
     }
 
     /// Whether a sleep of this length ends in time.
     pub(crate) fn allows(self, sleep: Duration) -> bool {
         self.0.is_none_or(|deadline| deadline.saturating_duration_since(Instant::now()) > sleep)
+    }
+}
+
+// Futures of their own, as an async function would hold what it bounds twice.
+pin_project! {
+    /// Work with an end.
+    pub(crate) struct Bounded<F> {
+        #[pin]
+        work: F,
+        #[pin]
+        limit: Option<Sleep>,
+    }
+}
+
+impl<F: Future> Future for Bounded<F> {
+    type Output = Result<F::Output, Expired>;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let this = self.project();
+        if let Poll::Ready(done) = this.work.poll(cx) {
+            return Poll::Ready(Ok(done));
+        }
+        match this.limit.as_pin_mut() {
+            Some(limit) => limit.poll(cx).map(|()| Err(Expired)),
+            None => Poll::Pending,
+        }
     }
 }
 
@@ -56,13 +82,38 @@ pub struct Limit<'a> {
     pub(crate) state: &'a State,
 }
 
-impl Limit<'_> {
+impl<'a> Limit<'a> {
     /// Runs the body; cut off, it has failed with [`Error::DeadlineExceeded`].
-    pub async fn body<T, E: From<Error>>(self, body: impl Future<Output = Result<T, E>>) -> Result<T, E> {
-        if let Ok(outcome) = self.deadline.bound(body).await {
-            return outcome;
+    #[must_use]
+    pub fn body<F: Future>(self, body: F) -> Body<'a, F> {
+        Body { body: self.deadline.bound(body), state: self.state }
+    }
+}
+
+pin_project! {
+    /// A body with an end.
+    pub struct Body<'a, F> {
+        #[pin]
+        body: Bounded<F>,
+        state: &'a State,
+    }
+}
+
+impl<T, E: From<Error>, F: Future<Output = Result<T, E>>> Future for Body<'_, F> {
+    type Output = Result<T, E>;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let this = self.project();
+        if let Ok(outcome) = ready!(this.body.poll(cx)) {
+            return Poll::Ready(outcome);
         }
-        self.state.expire();
-        Err(E::from(Error::deadline(Phase::Body)))
+        this.state.expire();
+        Poll::Ready(Err(E::from(Error::deadline(Phase::Body))))
+    }
+}
+
+impl<F> std::fmt::Debug for Body<'_, F> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Body")
     }
 }

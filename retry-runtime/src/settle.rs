@@ -147,7 +147,8 @@ impl Transaction<'_> {
     fn commit_lost(&self, error: Option<PgError>, identity: Option<Identity>) -> End {
         let policy = &self.handle.site.policy;
         let failure = error.as_ref().map(Failure::from_driver);
-        let discard = error.is_some();
+        // Where the outcome is looked up, nobody need wait for the answer any more.
+        let discard = error.is_some() || identity.is_some();
         if policy.read_only {
             let cause = failure.as_ref().and_then(|failure| Cause::of(failure, policy));
             let error = error.map_or_else(|| Error::deadline(Phase::Commit), Error::Postgres);

@@ -2,8 +2,11 @@
 
 use std::fmt;
 use std::ops::Deref;
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
 
 use bytes::Buf;
+use pin_project_lite::pin_project;
 use tokio_postgres::types::{BorrowToSql, FromSqlOwned, ToSql, Type};
 use tokio_postgres::{
     Client, CopyInSink, CopyOutStream, Error, Row, RowStream, SimpleQueryMessage, SimpleQueryStream, Statement,
@@ -13,7 +16,7 @@ use tokio_postgres::{
 use crate::deadline::Limit;
 use crate::handle::Handle;
 use crate::hooks::When;
-use crate::state::Seen;
+use crate::state::{Seen, State, Ticket};
 use crate::stream::Watched;
 
 type Params<'p> = [&'p (dyn ToSql + Sync)];
@@ -80,19 +83,19 @@ impl<'a> Transaction<'a> {
     /// Prepares a statement, or takes it from the pool's statement cache where the pool has one.
     pub async fn prepare_cached(&self, sql: &str) -> Result<Statement, Error> {
         match self.handle.session {
-            Some(session) => self.watch(session.prepare_cached(sql)).await,
+            Some(session) => self.watch(session.prepare_cached(sql)).await.map(done),
             None => self.prepare(sql).await,
         }
     }
 
     /// Like [`Client::prepare`].
     pub async fn prepare(&self, query: &str) -> Result<Statement, Error> {
-        self.watch(self.handle.client.prepare(query)).await
+        self.watch(self.handle.client.prepare(query)).await.map(done)
     }
 
     /// Like [`Client::prepare_typed`].
     pub async fn prepare_typed(&self, query: &str, parameter_types: &[Type]) -> Result<Statement, Error> {
-        self.watch(self.handle.client.prepare_typed(query, parameter_types)).await
+        self.watch(self.handle.client.prepare_typed(query, parameter_types)).await.map(done)
     }
 
     /// Like [`Client::query`].
@@ -100,7 +103,7 @@ impl<'a> Transaction<'a> {
     where
         T: ?Sized + ToStatement,
     {
-        self.watch(self.handle.client.query(statement, params)).await
+        self.watch(self.handle.client.query(statement, params)).await.map(done)
     }
 
     /// Like [`Client::query_scalar`].
@@ -109,7 +112,7 @@ impl<'a> Transaction<'a> {
         R: FromSqlOwned,
         T: ?Sized + ToStatement + fmt::Debug,
     {
-        self.watch(self.handle.client.query_scalar(statement, params)).await
+        self.watch(self.handle.client.query_scalar(statement, params)).await.map(done)
     }
 
     /// Like [`Client::query_one`].
@@ -117,7 +120,7 @@ impl<'a> Transaction<'a> {
     where
         T: ?Sized + ToStatement,
     {
-        self.watch(self.handle.client.query_one(statement, params)).await
+        self.watch(self.handle.client.query_one(statement, params)).await.map(done)
     }
 
     /// Like [`Client::query_one_scalar`].
@@ -126,7 +129,7 @@ impl<'a> Transaction<'a> {
         R: FromSqlOwned,
         T: ?Sized + ToStatement + fmt::Debug,
     {
-        self.watch(self.handle.client.query_one_scalar(statement, params)).await
+        self.watch(self.handle.client.query_one_scalar(statement, params)).await.map(done)
     }
 
     /// Like [`Client::query_opt`].
@@ -134,7 +137,7 @@ impl<'a> Transaction<'a> {
     where
         T: ?Sized + ToStatement,
     {
-        self.watch(self.handle.client.query_opt(statement, params)).await
+        self.watch(self.handle.client.query_opt(statement, params)).await.map(done)
     }
 
     /// Like [`Client::query_opt_scalar`].
@@ -143,7 +146,7 @@ impl<'a> Transaction<'a> {
         R: FromSqlOwned,
         T: ?Sized + ToStatement + fmt::Debug,
     {
-        self.watch(self.handle.client.query_opt_scalar(statement, params)).await
+        self.watch(self.handle.client.query_opt_scalar(statement, params)).await.map(done)
     }
 
     /// Like [`Client::query_raw`].
@@ -154,22 +157,22 @@ impl<'a> Transaction<'a> {
         I: IntoIterator<Item = P>,
         I::IntoIter: ExactSizeIterator,
     {
-        self.watch_stream(self.handle.client.query_raw(statement, params)).await
+        self.watch(self.handle.client.query_raw(statement, params)).await.map(stream)
     }
 
     /// Like [`Client::query_typed`].
     pub async fn query_typed(&self, query: &str, params: &TypedParams<'_>) -> Result<Vec<Row>, Error> {
-        self.watch(self.handle.client.query_typed(query, params)).await
+        self.watch(self.handle.client.query_typed(query, params)).await.map(done)
     }
 
     /// Like [`Client::query_typed_one`].
     pub async fn query_typed_one(&self, query: &str, params: &TypedParams<'_>) -> Result<Row, Error> {
-        self.watch(self.handle.client.query_typed_one(query, params)).await
+        self.watch(self.handle.client.query_typed_one(query, params)).await.map(done)
     }
 
     /// Like [`Client::query_typed_opt`].
     pub async fn query_typed_opt(&self, query: &str, params: &TypedParams<'_>) -> Result<Option<Row>, Error> {
-        self.watch(self.handle.client.query_typed_opt(query, params)).await
+        self.watch(self.handle.client.query_typed_opt(query, params)).await.map(done)
     }
 
     /// Like [`Client::query_typed_raw`].
@@ -178,7 +181,7 @@ impl<'a> Transaction<'a> {
         P: BorrowToSql,
         I: IntoIterator<Item = (P, Type)>,
     {
-        self.watch_stream(self.handle.client.query_typed_raw(query, params)).await
+        self.watch(self.handle.client.query_typed_raw(query, params)).await.map(stream)
     }
 
     /// Like [`Client::execute`].
@@ -186,12 +189,12 @@ impl<'a> Transaction<'a> {
     where
         T: ?Sized + ToStatement,
     {
-        self.watch(self.handle.client.execute(statement, params)).await
+        self.watch(self.handle.client.execute(statement, params)).await.map(done)
     }
 
     /// Like [`Client::execute_typed`].
     pub async fn execute_typed(&self, statement: &str, params: &TypedParams<'_>) -> Result<u64, Error> {
-        self.watch(self.handle.client.execute_typed(statement, params)).await
+        self.watch(self.handle.client.execute_typed(statement, params)).await.map(done)
     }
 
     /// Like [`Client::execute_raw`].
@@ -202,7 +205,7 @@ impl<'a> Transaction<'a> {
         I: IntoIterator<Item = P>,
         I::IntoIter: ExactSizeIterator,
     {
-        self.watch(self.handle.client.execute_raw(statement, params)).await
+        self.watch(self.handle.client.execute_raw(statement, params)).await.map(done)
     }
 
     /// Like [`Client::copy_in`].
@@ -211,7 +214,7 @@ impl<'a> Transaction<'a> {
         T: ?Sized + ToStatement,
         U: Buf + 'static + Send,
     {
-        self.watch_stream(self.handle.client.copy_in(statement)).await
+        self.watch(self.handle.client.copy_in(statement)).await.map(stream)
     }
 
     /// Like [`Client::copy_out`].
@@ -219,44 +222,68 @@ impl<'a> Transaction<'a> {
     where
         T: ?Sized + ToStatement,
     {
-        self.watch_stream(self.handle.client.copy_out(statement)).await
+        self.watch(self.handle.client.copy_out(statement)).await.map(stream)
     }
 
     /// Like [`Client::simple_query`].
     pub async fn simple_query(&self, query: &str) -> Result<Vec<SimpleQueryMessage>, Error> {
-        self.watch(self.handle.client.simple_query(query)).await
+        self.watch(self.handle.client.simple_query(query)).await.map(done)
     }
 
     /// Like [`Client::simple_query_raw`].
     pub async fn simple_query_raw(&self, query: &str) -> Result<Watched<'_, SimpleQueryStream>, Error> {
-        self.watch_stream(self.handle.client.simple_query_raw(query)).await
+        self.watch(self.handle.client.simple_query_raw(query)).await.map(stream)
     }
 
     /// Like [`Client::batch_execute`].
     pub async fn batch_execute(&self, query: &str) -> Result<(), Error> {
-        self.watch(self.handle.client.batch_execute(query)).await
+        self.watch(self.handle.client.batch_execute(query)).await.map(done)
     }
 
-    async fn watch<T>(&self, statement: impl Future<Output = Result<T, Error>>) -> Result<T, Error> {
-        let mut ticket = self.handle.state.send();
-        let result = statement.await;
-        ticket.answered(result.as_ref().err());
-        result
+    /// Notes the statement when it leaves, and its failure; its success is for the caller to note.
+    fn watch<F>(&self, statement: F) -> Watch<'_, F> {
+        Watch { statement, state: self.handle.state, ticket: None }
     }
+}
 
-    async fn watch_stream<S>(
-        &self,
-        statement: impl Future<Output = Result<S, Error>>,
-    ) -> Result<Watched<'_, S>, Error> {
-        let mut ticket = self.handle.state.send();
-        match statement.await {
-            Ok(stream) => Ok(Watched::new(stream, ticket)),
+// A future of its own, as an async function would hold what it waits for twice.
+pin_project! {
+    struct Watch<'a, F> {
+        #[pin]
+        statement: F,
+        state: &'a State,
+        ticket: Option<Ticket<'a>>,
+    }
+}
+
+impl<'a, T, F: Future<Output = Result<T, Error>>> Future for Watch<'a, F> {
+    type Output = Result<(T, Ticket<'a>), Error>;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let this = self.project();
+        let state: &'a State = this.state;
+        this.ticket.get_or_insert_with(|| state.send());
+        let result = ready!(this.statement.poll(cx));
+        let mut ticket = this.ticket.take().expect("put there at the first poll");
+        Poll::Ready(match result {
+            Ok(value) => Ok((value, ticket)),
             Err(error) => {
                 ticket.answered(Some(&error));
                 Err(error)
             }
-        }
+        })
     }
+}
+
+/// The statement has ended well.
+fn done<T>((value, mut ticket): (T, Ticket<'_>)) -> T {
+    ticket.answered(None);
+    value
+}
+
+/// The statement has begun to answer.
+fn stream<S>((stream, ticket): (S, Ticket<'_>)) -> Watched<'_, S> {
+    Watched::new(stream, ticket)
 }
 
 impl Deref for Transaction<'_> {

@@ -181,14 +181,28 @@ async fn fail(
     let arrives = fault.request.min(message.len());
     server.write_all(&message[..arrives]).await?;
     if arrives == message.len() {
-        let mut answer = vec![0; 16 * 1024];
-        // The server has acted once it begins to answer.
-        let length = server.read(&mut answer).await?;
-        client.write_all(&answer[..fault.answer.min(length)]).await?;
+        let answer = answer_to(fault, &mut server).await?;
+        client.write_all(&answer[..fault.answer.min(answer.len())]).await?;
     }
     match fault.cut {
         Cut::Close => client.shutdown().await,
         Cut::Reset => client.set_zero_linger(),
         Cut::Hole => pending().await,
+    }
+}
+
+/// Reads the answer; the server has acted then. In front of the answer to COMMIT may come that to the closing of a
+/// statement, still inside the transaction.
+async fn answer_to(fault: Fault, server: &mut (impl AsyncRead + Unpin)) -> io::Result<Vec<u8>> {
+    const READY_IN_TRANSACTION: &[u8] = b"Z\0\0\0\x05T";
+    let mut answer = Vec::new();
+    let mut buffer = vec![0; 16 * 1024];
+    loop {
+        let length = server.read(&mut buffer).await?;
+        answer.extend_from_slice(&buffer[..length]);
+        if length == 0 || fault.text != "COMMIT" || !answer.ends_with(READY_IN_TRANSACTION) {
+            return Ok(answer);
+        }
+        answer.clear();
     }
 }
