@@ -16,7 +16,7 @@ mod value;
 
 use proc_macro::TokenStream;
 
-/// Placeholder
+/// Runs an async function as a retried PostgreSQL transaction.
 #[proc_macro_attribute]
 pub fn transactional(args: TokenStream, item: TokenStream) -> TokenStream {
     expand::expand(args.into(), item.into()).into()

@@ -73,15 +73,21 @@ pub enum Phase {
     BackOff,
 }
 
-impl fmt::Display for Phase {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
+impl Phase {
+    pub(crate) fn as_str(self) -> &'static str {
+        match self {
             Self::Pool => "waiting for a connection",
             Self::Begin => "waiting for BEGIN",
             Self::Body => "running the body",
             Self::Commit => "waiting for COMMIT",
             Self::BackOff => "about to sleep before a retry",
-        })
+        }
+    }
+}
+
+impl fmt::Display for Phase {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
     }
 }
 

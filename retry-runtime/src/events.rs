@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use crate::classify::Failure;
 use crate::decide::Cause;
+use crate::error::Phase;
 use crate::resolve::CommitOutcome;
 use crate::run::Site;
 
@@ -45,6 +46,12 @@ pub(crate) fn retry(site: &Site, attempt: u32, cause: Cause, failure: Option<&Fa
 /// The failure deserves another attempt, and there is none left.
 pub(crate) fn give_up(site: &Site, attempt: u32, cause: Cause, failure: Option<&Failure>) {
     event!(warn, failure, function = site.name, attempt = attempt, class = cause.as_str(), "giving up");
+}
+
+/// The deadline has passed, or a sleep would cross it.
+pub(crate) fn deadline_exceeded(site: &Site, attempt: u32, phase: Phase, failure: Option<&Failure>) {
+    let phase = phase.as_str();
+    event!(warn, failure, function = site.name, attempt = attempt, phase = phase, "deadline exceeded");
 }
 
 /// A session is closed instead of given back.

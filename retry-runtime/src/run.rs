@@ -231,7 +231,6 @@ impl<'a> Run<'a> {
             return self.give_up(end.error, failure);
         };
         if !self.deadline.allows(delay) {
-            events::give_up(self.site, self.attempt, cause, failure);
             return self.give_up(Some(Error::deadline(Phase::BackOff)), failure);
         }
         events::retry(self.site, self.attempt, cause, failure, delay);
@@ -250,6 +249,7 @@ impl<'a> Run<'a> {
         match error {
             None => Next::Return,
             Some(Error::DeadlineExceeded { phase, source: None }) => {
+                events::deadline_exceeded(self.site, self.attempt, phase, failure);
                 let own = failure.and_then(|failure| failure.db.clone()).map(|db| db as _);
                 Next::Fail(Error::DeadlineExceeded { phase, source: own.or_else(|| self.last.take()) })
             }

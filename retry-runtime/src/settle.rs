@@ -81,7 +81,8 @@ impl Transaction<'_> {
             (true, true) => self.release().await,
             (false, true) => self.roll_back_savepoint().await,
         };
-        self.ended = true;
+        // A COMMIT that is still on its way may leave the transaction open: a rollback goes after it.
+        self.ended |= !state.is_dirty();
         end
     }
 

@@ -20,8 +20,8 @@ pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
 /// - a `&mut` [`Client`]: every attempt runs on it, and a lost connection ends the call;
 /// - a `&mut` [`Transaction`]: the call becomes a savepoint of it, and the outermost call does the retrying.
 ///
-/// A call that begins on an idle pooled session or client finds it inside a transaction that somebody left open: then
-/// that transaction is rolled back and ours begun, with a warning event.
+/// Where a call that is not nested finds its connection inside a transaction that somebody left open, that transaction
+/// is rolled back and the call's own begun, with a warning event.
 pub struct Source<'a>(pub(crate) Kind<'a>);
 
 pub(crate) enum Kind<'a> {

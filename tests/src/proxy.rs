@@ -4,7 +4,8 @@ use std::future::pending;
 use std::io;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream, UnixStream};
@@ -22,6 +23,7 @@ pub struct Proxy {
 struct Shared {
     turns: AtomicU64,
     fault: Mutex<Option<Fault>>,
+    delay: Mutex<Option<(&'static str, Duration)>>,
 }
 
 /// What happens once to the connection that next sends a message with `text` in it.
@@ -83,13 +85,18 @@ impl Proxy {
 
     /// Has one connection fail.
     pub fn arm(&self, fault: Fault) {
-        *self.shared.fault() = Some(fault);
+        *lock(&self.shared.fault) = Some(fault);
+    }
+
+    /// Keeps the next message that contains `text` back for a while, and whatever comes after it.
+    pub fn delay(&self, text: &'static str, time: Duration) {
+        *lock(&self.shared.delay) = Some((text, time));
     }
 
     /// Whether the fault is still to come.
     #[must_use]
     pub fn is_armed(&self) -> bool {
-        self.shared.fault().is_some()
+        lock(&self.shared.fault).is_some()
     }
 }
 
@@ -106,16 +113,23 @@ pub fn redirect(config: &Config, port: u16) -> Config {
 }
 
 impl Shared {
-    fn fault(&self) -> std::sync::MutexGuard<'_, Option<Fault>> {
-        self.fault.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
     /// Takes the fault where this message is the one that it waits for.
     fn take_fault(&self, message: &[u8]) -> Option<Fault> {
-        let mut fault = self.fault();
-        let text = fault.as_ref()?.text.as_bytes();
-        if message.windows(text.len()).any(|window| window == text) { fault.take() } else { None }
+        lock(&self.fault).take_if(|fault| contains(message, fault.text))
     }
+
+    /// Takes the delay where this message is the one to be kept back.
+    fn take_delay(&self, message: &[u8]) -> Option<Duration> {
+        lock(&self.delay).take_if(|(text, _)| contains(message, text)).map(|(_, time)| time)
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn contains(message: &[u8], text: &str) -> bool {
+    message.windows(text.len()).any(|window| window == text.as_bytes())
 }
 
 async fn accept(listener: TcpListener, upstream: Upstream, shared: Arc<Shared>) -> io::Result<()> {
@@ -154,6 +168,9 @@ async fn forward(
                 }
                 if std::mem::take(&mut server_spoke_last) {
                     shared.turns.fetch_add(1, Ordering::SeqCst);
+                }
+                if let Some(time) = shared.take_delay(message) {
+                    tokio::time::sleep(time).await;
                 }
                 if let Some(fault) = shared.take_fault(message) {
                     return fail(fault, message, client, server).await;

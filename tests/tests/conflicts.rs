@@ -6,6 +6,8 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use retry_runtime::{Class, Error, Transaction, classify, transactional};
 use retry_tests::Database;
 use retry_tests::rival::Rival;
+use tokio::sync::Mutex;
+use tokio::task::JoinHandle;
 use tokio_postgres::{GenericClient, Row};
 
 /// What a body returns instead of the database's error.
@@ -28,6 +30,8 @@ struct Scene {
     rival: Rival,
     losses: u32,
     attempts: AtomicU32,
+    /// The rival's statement that goes on once this side is rolled back.
+    blocked: Mutex<Option<JoinHandle<Result<(), tokio_postgres::Error>>>>,
 }
 
 impl Scene {
@@ -35,7 +39,7 @@ impl Scene {
         let db = Database::create().await;
         db.accounts(2, 100).await;
         let rival = Rival::connect(&db).await;
-        Self { db, rival, losses, attempts: AtomicU32::new(0) }
+        Self { db, rival, losses, attempts: AtomicU32::new(0), blocked: Mutex::default() }
     }
 
     /// Loses with 40001: another transaction changes the row that this snapshot has read.
@@ -51,17 +55,16 @@ impl Scene {
     /// Loses with 40P01: two transactions lock two rows in opposite order.
     async fn deadlock(&self, tx: &Transaction<'_>) -> Result<(), tokio_postgres::Error> {
         let loses = self.begin(tx);
+        if let Some(blocked) = self.blocked.lock().await.take() {
+            blocked.await.expect("the rival").expect("the rival is never the victim");
+        }
         tx.execute("UPDATE accounts SET cents = cents + 10 WHERE id = 1", &[]).await?;
         if loses {
             self.rival.run("BEGIN; UPDATE accounts SET cents = cents + 1 WHERE id = 2").await;
             let blocked = self.rival.block_on("UPDATE accounts SET cents = cents + 1 WHERE id = 1; ROLLBACK").await;
-            let lost = tx.execute("UPDATE accounts SET cents = cents + 10 WHERE id = 2", &[]).await;
-            // It goes on only once this transaction is rolled back.
-            drop(blocked);
-            lost?;
-        } else {
-            tx.execute("UPDATE accounts SET cents = cents + 10 WHERE id = 2", &[]).await?;
+            *self.blocked.lock().await = Some(blocked);
         }
+        tx.execute("UPDATE accounts SET cents = cents + 10 WHERE id = 2", &[]).await?;
         Ok(())
     }
 
@@ -292,6 +295,27 @@ async fn a_symptom_before_an_unanswered_statement_is_not_retried() {
     let attempts = AtomicU32::new(0);
     unanswered_after_the_symptom(&scene.db.pool(1), &attempts).await.unwrap_err();
     assert_eq!(attempts.load(Ordering::Relaxed), 1);
+}
+
+/// Both are answered, and the symptom is looked at first.
+#[transactional(retry_on = ["23505"])]
+async fn symptom_before_cause(tx: &mut Transaction<'_>, attempts: &AtomicU32) -> Result<(), Error> {
+    attempts.store(tx.attempt(), Ordering::Relaxed);
+    let mut cause = std::pin::pin!(tx.batch_execute("INSERT INTO accounts VALUES (1, 1)"));
+    let mut symptom = std::pin::pin!(tx.batch_execute("SELECT 1"));
+    assert!(futures_util::poll!(cause.as_mut()).is_pending());
+    assert!(futures_util::poll!(symptom.as_mut()).is_pending());
+    let symptom = symptom.await;
+    let _ = cause.await;
+    Ok(symptom?)
+}
+
+#[tokio::test]
+async fn a_symptom_gives_way_to_its_cause() {
+    let scene = Scene::new(0).await;
+    let attempts = AtomicU32::new(0);
+    symptom_before_cause(&scene.db.pool(1), &attempts).await.unwrap_err();
+    assert_eq!(attempts.load(Ordering::Relaxed), 3, "retried as the cause is");
 }
 
 #[transactional(isolation = "repeatable read")]

@@ -116,6 +116,29 @@ async fn in_commit_the_outcome_is_unknown() {
     assert_eq!(db.cents(1).await, 101);
 }
 
+/// The body swallows a failure, so that COMMIT will not run; nobody waits for that any more.
+#[transactional(deadline = LIMIT)]
+async fn abort(tx: &mut Transaction<'_>) -> Result<(), Error> {
+    tx.execute("UPDATE accounts SET cents = 0", &[]).await?;
+    let client: &tokio_postgres::Client = tx;
+    let _ = client.batch_execute("SELECT 1 / 0").await;
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_lone_client_is_outside_of_a_transaction_after_a_deadline_in_commit() {
+    let db = database().await;
+    let proxy = Proxy::start(db.config()).await.unwrap();
+    let mut client = retry_tests::connect(proxy.config()).await;
+    proxy.delay("COMMIT", 2 * LIMIT);
+    let error = abort(&mut client).await.unwrap_err();
+    assert!(matches!(error, Error::CommitUnknown { source: None, .. }), "{error:?}");
+    let events = Events::capture();
+    nap_without_limit(&mut client).await.unwrap();
+    assert_eq!(events.all().len(), 0, "no transaction was left open: {events:?}");
+    assert_eq!(db.cents(1).await, 100);
+}
+
 #[transactional(
     deadline = LIMIT,
     isolation = "repeatable read",
@@ -144,7 +167,8 @@ async fn no_sleep_starts_that_would_cross_it() {
     assert_eq!(last.code().code(), "40001");
     let attempts = attempts.load(Ordering::Relaxed);
     assert!(attempts <= 3, "three sleeps would cross it: {attempts}");
-    assert_eq!(events.of("giving up").len(), 1, "{events:?}");
+    let exceeded = events.of("deadline exceeded");
+    assert_eq!((exceeded.len(), exceeded[0]["sqlstate"].as_str()), (1, "40001"), "{events:?}");
 }
 
 /// The failure of an earlier attempt is the source where the last one only ran out of time.
