@@ -16,7 +16,8 @@ macro_rules! event {
         tracing::$level!(
             target: "retry_runtime",
             sqlstate = $failure.and_then(Failure::code),
-            error = $failure.and_then(|failure| failure.db.as_deref()).map(tracing::field::display),
+            // Without detail and hint, which hold data and several lines.
+            error = $failure.and_then(|failure| failure.db.as_deref()).map(tokio_postgres::error::DbError::message),
             $($field)*
         )
     };
