@@ -21,7 +21,7 @@ enum BankError {
 
 async fn transfer(
     // In place of `tx`: a pool, a client, or an open transaction.
-    __source: impl ::core::convert::Into<::retry_runtime::__private::Source<'_>>,
+    source: impl ::core::convert::Into<::retry_runtime::__private::Source<'_>>,
     from: i64,
     to: i64,
     cents: i64,
@@ -38,7 +38,7 @@ async fn transfer(
                 ..::retry_runtime::__private::Policy::DEFAULT
             },
         );
-        ::retry_runtime::__private::Run::new(::core::convert::Into::into(__source), &__SITE)
+        ::retry_runtime::__private::Run::new(::core::convert::Into::into(source), &__SITE)
     };
     loop {
         // Takes a connection, unless the call has one, and sends BEGIN.
@@ -71,7 +71,7 @@ async fn transfer(
                     }
                     .await
                 };
-                // No more than itself; but it lets the function return an alias of `Result`.
+                // No more than itself: a return type that is no `Result` is reported here, once.
                 let __outcome = ::retry_runtime::__private::Outcome::into_result(__outcome);
                 // The database's failure, if there is one in the error's chain of sources.
                 let __seen = ::retry_runtime::__private::seen!(&__outcome);

@@ -57,7 +57,7 @@ fn function(args: &Args, item: &Item, shape: Shape) -> TokenStream {
     let span = Span::mixed_site();
     let private = &private(args);
 
-    let source = Ident::new("__source", span);
+    let source = Ident::new("source", span);
     let (let_source, start) = if let Some(expr) = &args.source {
         // A statement of its own: what the expression makes on its way lives as long as the call.
         let from = quote_spanned!(span=> #private::Source::from(#source));

@@ -1,5 +1,5 @@
 async fn report(totals: &mut Vec<i64>) -> Result<(), BankError> {
-    let __source = &POOL;
+    let source = &POOL;
     let mut __run = {
         #[allow(clippy::needless_update)]
         static __SITE: bank::retry::__private::Site = bank::retry::__private::Site::new(
@@ -33,7 +33,7 @@ async fn report(totals: &mut Vec<i64>) -> Result<(), BankError> {
             },
         );
         bank::retry::__private::Run::new(
-            bank::retry::__private::Source::from(__source),
+            bank::retry::__private::Source::from(source),
             &__SITE,
         )
     };

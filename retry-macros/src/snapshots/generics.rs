@@ -6,7 +6,7 @@ pub async fn store<
     const N: usize,
     __Source: ::core::convert::Into<::retry_runtime::__private::Source<'__source>>,
 >(
-    __source: __Source,
+    source: __Source,
     values: &[T; N],
     name: &'a str,
 ) -> Result<impl Iterator<Item = &'a str> + use<'a, T, N, __Source>, Error>
@@ -20,7 +20,7 @@ where
             ::retry_runtime::__private::Policy::DEFAULT,
         );
         ::retry_runtime::__private::Run::new(
-            ::core::convert::Into::into(__source),
+            ::core::convert::Into::into(source),
             &__SITE,
         )
     };

@@ -1,7 +1,7 @@
 /// What an account holds.
 #[must_use]
 pub(crate) async fn cents(&self, id: i64) -> anyhow::Result<i64> {
-    let __source = &self.pool;
+    let source = &self.pool;
     let mut __run = {
         #[allow(clippy::needless_update)]
         static __SITE: ::retry_runtime::__private::Site = ::retry_runtime::__private::Site::new(
@@ -9,7 +9,7 @@ pub(crate) async fn cents(&self, id: i64) -> anyhow::Result<i64> {
             ::retry_runtime::__private::Policy::DEFAULT,
         );
         ::retry_runtime::__private::Run::new(
-            ::retry_runtime::__private::Source::from(__source),
+            ::retry_runtime::__private::Source::from(source),
             &__SITE,
         )
     };

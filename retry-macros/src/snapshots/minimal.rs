@@ -1,5 +1,5 @@
 async fn touch(
-    __source: impl ::core::convert::Into<::retry_runtime::__private::Source<'_>>,
+    source: impl ::core::convert::Into<::retry_runtime::__private::Source<'_>>,
     id: i64,
 ) -> Result<(), Error> {
     let mut __run = {
@@ -9,7 +9,7 @@ async fn touch(
             ::retry_runtime::__private::Policy::DEFAULT,
         );
         ::retry_runtime::__private::Run::new(
-            ::core::convert::Into::into(__source),
+            ::core::convert::Into::into(source),
             &__SITE,
         )
     };

@@ -1,5 +1,5 @@
 async fn drain(
-    __source: impl ::core::convert::Into<::retry_runtime::__private::Source<'_>>,
+    source: impl ::core::convert::Into<::retry_runtime::__private::Source<'_>>,
     ids: Vec<i64>,
     (a, b): (i64, i64),
 ) -> Result<i64, Error> {
@@ -10,7 +10,7 @@ async fn drain(
             ::retry_runtime::__private::Policy::DEFAULT,
         );
         ::retry_runtime::__private::Run::new(
-            ::core::convert::Into::into(__source),
+            ::core::convert::Into::into(source),
             &__SITE,
         )
     };

@@ -42,10 +42,10 @@ fn Err() {}
 type Result<T> = ::core::result::Result<T, retry_runtime::Error>;
 
 #[transactional(retries = 3, isolation = "serializable", base_delay = "2ms")]
-async fn touch(tx: &Transaction<'_>, __source: i64, mut __tx: Vec<i64>) -> Result<i64> {
+async fn touch(tx: &Transaction<'_>, source: i64, mut __tx: Vec<i64>) -> Result<i64> {
     struct Run;
     enum Result {}
-    let __outcome = __SITE + __source;
+    let __outcome = __SITE + source;
     __tx.push(tx.attempt().into());
     'outer: loop {
         let _ = Run;

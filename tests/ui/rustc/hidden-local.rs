@@ -4,7 +4,7 @@ use retry_runtime::{Error, Transaction, transactional};
 
 #[transactional]
 async fn peek(_: &mut Transaction<'_>) -> Result<(), Error> {
-    let _ = (&__run, &__tx, &__source);
+    let _ = (&__run, &__tx, &source);
     Ok(())
 }
 
