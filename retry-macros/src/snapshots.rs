@@ -2,7 +2,8 @@
 
 use expect_test::{ExpectFile, expect_file};
 use proc_macro2::TokenStream;
-use quote::quote;
+use quote::{ToTokens, quote};
+use syn::{Item, ItemFn};
 
 use crate::expand::expand;
 
@@ -119,4 +120,29 @@ fn no_transaction() {
         },
         &expect_file!["snapshots/no_transaction.rs"],
     );
+}
+
+/// `examples/transfer_expanded.rs` is for reading; this keeps it honest.
+#[test]
+fn the_example_is_what_the_macro_writes() {
+    let mut source = the_function(include_str!("../../examples/transfer.rs"));
+    let at = source.attrs.iter().position(|attr| attr.path().is_ident("transactional")).expect("the attribute");
+    let options = source.attrs.remove(at).meta.require_list().expect("options").tokens.clone();
+    let expanded = text(syn::parse2(expand(options, source.to_token_stream())).expect("the expansion is not Rust"));
+    let shown = text(the_function(include_str!("../../examples/transfer_expanded.rs")));
+    assert!(shown == expanded, "transfer_expanded.rs is not the expansion, which is\n\n{expanded}");
+}
+
+/// The function called `transfer`.
+fn the_function(file: &str) -> ItemFn {
+    let functions = syn::parse_file(file).expect("Rust").items.into_iter().filter_map(|item| match item {
+        Item::Fn(function) if function.sig.ident == "transfer" => Some(function),
+        _ => None,
+    });
+    functions.into_iter().next().expect("a function called `transfer`")
+}
+
+/// The tokens, laid out the same way whoever wrote them.
+fn text(function: ItemFn) -> String {
+    prettyplease::unparse(&syn::parse_quote!(#function))
 }
