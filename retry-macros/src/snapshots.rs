@@ -128,8 +128,8 @@ fn the_example_is_what_the_macro_writes() {
     let mut source = the_function(include_str!("../../examples/transfer.rs"));
     let at = source.attrs.iter().position(|attr| attr.path().is_ident("transactional")).expect("the attribute");
     let options = source.attrs.remove(at).meta.require_list().expect("options").tokens.clone();
-    let expanded = text(syn::parse2(expand(options, source.to_token_stream())).expect("the expansion is not Rust"));
-    let shown = text(the_function(include_str!("../../examples/transfer_expanded.rs")));
+    let expanded = text(&syn::parse2(expand(options, source.to_token_stream())).expect("the expansion is not Rust"));
+    let shown = text(&the_function(include_str!("../../examples/transfer_expanded.rs")));
     assert!(shown == expanded, "transfer_expanded.rs is not the expansion, which is\n\n{expanded}");
 }
 
@@ -143,6 +143,6 @@ fn the_function(file: &str) -> ItemFn {
 }
 
 /// The tokens, laid out the same way whoever wrote them.
-fn text(function: ItemFn) -> String {
+fn text(function: &ItemFn) -> String {
     prettyplease::unparse(&syn::parse_quote!(#function))
 }
