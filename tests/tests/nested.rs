@@ -78,6 +78,21 @@ async fn an_inner_constraint_violation_leaves_the_outer_transaction_usable() {
     assert_eq!((db.cents(1).await, db.cents(2).await, db.cents(3).await), (101, 101, 1));
 }
 
+#[transactional(retry_on = ["23505"])]
+async fn decline_after_all(tx: &mut Transaction<'_>, attempts: &AtomicU32) -> Result<(), Refusal> {
+    attempts.store(tx.attempt(), Ordering::Relaxed);
+    let _ = insert(&mut *tx, 1).await;
+    Err(Refusal::Declined)
+}
+
+#[tokio::test]
+async fn an_inner_failure_that_is_forgiven_is_no_reason_to_retry() {
+    let db = database().await;
+    let attempts = AtomicU32::new(0);
+    assert!(matches!(decline_after_all(&db.pool(1), &attempts).await, Err(Refusal::Declined)));
+    assert_eq!(attempts.load(Ordering::Relaxed), 1);
+}
+
 /// An inner call with budgets of its own, which do not apply.
 #[transactional(deadlock_retries = 50)]
 async fn lose(tx: &mut Transaction<'_>, rival: &Rival, losses: u32) -> Result<(), Error> {
