@@ -92,7 +92,9 @@ async fn copy_into(tx: &mut Transaction<'_>, rows: &str, swallow: bool, rival: &
     let copied = async {
         let mut sink = pin!(tx.copy_in("COPY inbox FROM STDIN").await?);
         for chunk in rows.as_bytes().chunks(4096) {
-            sink.send(Bytes::copy_from_slice(chunk)).await?;
+            if sink.send(Bytes::copy_from_slice(chunk)).await.is_err() {
+                break; // `finish` fails too.
+            }
         }
         sink.as_mut().finish().await
     };
