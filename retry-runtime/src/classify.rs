@@ -149,12 +149,6 @@ impl Failure {
         self.has_code(&SqlState::IN_FAILED_SQL_TRANSACTION)
     }
 
-    /// Whether the driver alone says that a connection is lost. Of ours that is refuted by an answer: a COPY that
-    /// the server ended early looks like this, and so does the failure of another connection.
-    pub(crate) fn is_hearsay(&self) -> bool {
-        self.class == Class::Connection && self.db.is_none()
-    }
-
     /// Whether a `BEGIN` answered like this found a transaction already open.
     pub(crate) fn is_open_transaction(&self) -> bool {
         self.has_code(&SqlState::ACTIVE_SQL_TRANSACTION) || self.is_symptom()

@@ -15,7 +15,7 @@ pub(crate) enum Cause {
     Listed,
     /// `retry_if` says so.
     Asked,
-    /// A statement failed, and its own error was not seen: only the symptom (25P02) after it, or a COPY's end.
+    /// Only the symptom (25P02) of an unanswered statement's failure was seen.
     Unseen,
 }
 

@@ -178,10 +178,7 @@ impl Transaction<'_> {
                 Err(Expired) => false,
             };
         let failure = state.failure();
-        let mut cause = failure.as_ref().and_then(|failure| Cause::of(failure, policy));
-        if !discard && failure.as_ref().is_some_and(Failure::is_hearsay) {
-            cause = Some(Cause::Unseen);
-        }
+        let cause = failure.as_ref().and_then(|failure| Cause::of(failure, policy));
         let cause = cause
             .or_else(|| state.cause_unseen().then_some(Cause::Unseen))
             .or_else(|| retry_if.then_some(Cause::Asked));

@@ -45,7 +45,7 @@ where
     pub async fn finish(self: Pin<&mut Self>) -> Result<u64, Error> {
         let this = self.project();
         let result = this.inner.finish().await;
-        copied(this.ticket, &result);
+        this.ticket.answered(result.as_ref().err());
         result
     }
 }
@@ -79,7 +79,8 @@ where
     type Error = Error;
 
     fn poll_ready(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Result<(), Error>> {
-        self.project().inner.poll_ready(cx)
+        let this = self.project();
+        watch(this.inner.poll_ready(cx), this.ticket)
     }
 
     fn start_send(self: Pin<&mut Self>, item: T) -> Result<(), Error> {
@@ -87,22 +88,22 @@ where
     }
 
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Result<(), Error>> {
-        self.project().inner.poll_flush(cx)
+        let this = self.project();
+        watch(this.inner.poll_flush(cx), this.ticket)
     }
 
     fn poll_close(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Result<(), Error>> {
         let this = self.project();
         let closed = ready!(this.inner.poll_close(cx));
-        copied(this.ticket, &closed);
+        this.ticket.answered(closed.as_ref().err());
         Poll::Ready(closed)
     }
 }
 
-/// Notes how a COPY ended. Where the server ends it early, tokio-postgres drops the server's error and calls the
-/// connection closed, which it is not: that is no answer.
-fn copied<T>(ticket: &mut Ticket<'_>, result: &Result<T, Error>) {
-    match result {
-        Err(error) if error.is_closed() => {}
-        result => ticket.answered(result.as_ref().err()),
+/// Notes a failure on the way.
+fn watch(poll: Poll<Result<(), Error>>, ticket: &mut Ticket<'_>) -> Poll<Result<(), Error>> {
+    if let Poll::Ready(Err(error)) = &poll {
+        ticket.answered(Some(error));
     }
+    poll
 }
