@@ -149,6 +149,11 @@ impl Failure {
         self.has_code(&SqlState::IN_FAILED_SQL_TRANSACTION)
     }
 
+    /// Whether a statement wanted to write where that is not allowed.
+    pub(crate) fn is_refused_write(&self) -> bool {
+        self.has_code(&SqlState::READ_ONLY_SQL_TRANSACTION)
+    }
+
     /// Whether a `BEGIN` answered like this found a transaction already open.
     pub(crate) fn is_open_transaction(&self) -> bool {
         self.has_code(&SqlState::ACTIVE_SQL_TRANSACTION) || self.is_symptom()

@@ -23,7 +23,7 @@ impl Cause {
     /// What makes `failure` worth another attempt, if anything does.
     pub(crate) fn of(failure: &Failure, policy: &Policy) -> Option<Self> {
         match failure.class {
-            Class::ReadOnly if policy.read_only => None,
+            Class::ReadOnly if policy.read_only && failure.is_refused_write() => None,
             Class::CommitUnknown => None,
             Class::Fatal => failure.code().filter(|code| policy.retry_on.contains(code)).map(|_| Self::Listed),
             class => Some(Self::Class(class)),

@@ -1,6 +1,7 @@
 //! A throwaway `PgBouncer` in front of a database.
 
 use std::ffi::OsStr;
+use std::fmt::Write;
 use std::fs;
 use std::io;
 use std::net::{TcpListener, TcpStream};
@@ -93,10 +94,18 @@ impl Drop for PgBouncer {
 }
 
 fn ini(port: u16, database: &Config, settings: &[&str]) -> io::Result<String> {
-    let (Some(Host::Unix(socket)), Some(name)) = (database.get_hosts().first(), database.get_dbname()) else {
-        return Err(io::Error::other("PgBouncer is for a throwaway server's database"));
+    let host = match database.get_hosts().first() {
+        Some(Host::Unix(folder)) => folder.display().to_string(),
+        Some(Host::Tcp(host)) => host.clone(),
+        None => return Err(io::Error::other("the configuration names no host")),
     };
-    let server = format!("host={} user={}", socket.display(), database.get_user().unwrap_or("postgres"));
+    let server_port = database.get_ports().first().copied().unwrap_or(5432);
+    let user = database.get_user().unwrap_or("postgres");
+    let name = database.get_dbname().unwrap_or(user);
+    let mut server = format!("host={host} port={server_port} user={user}");
+    if let Some(password) = database.get_password() {
+        let _ = write!(server, " password='{}'", String::from_utf8_lossy(password));
+    }
     let settings = settings.join("\n");
     Ok(format!(
         "[databases]\n{name} = {server}\nghost = {server} dbname=no_such_database\n\

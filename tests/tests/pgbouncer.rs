@@ -1,0 +1,347 @@
+//! The fault table, fourth part: a `PgBouncer` in between that pools by transaction.
+#![allow(missing_docs)]
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::{Duration, Instant};
+
+use deadpool_postgres::{Hook, Manager, Pool};
+use retry_runtime::{Class, Error, Transaction, WithCancel, classify, transactional};
+use retry_tests::events::{Events, Fields};
+use retry_tests::pgbouncer::PgBouncer;
+use retry_tests::rival::kill;
+use retry_tests::{Database, Server, connect, pool};
+use tokio_postgres::types::Type;
+use tokio_postgres::{Client, Config, NoTls, SimpleQueryMessage};
+
+/// A row in `at_commit` is a statement that runs in COMMIT.
+const TABLES: &str = "
+    CREATE TABLE done (attempt int);
+    CREATE TABLE transactional_commits (token uuid PRIMARY KEY, committed boolean NOT NULL DEFAULT true);
+    CREATE TABLE at_commit (sql text);
+    CREATE FUNCTION at_commit() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN EXECUTE NEW.sql; RETURN NULL; END';
+    CREATE CONSTRAINT TRIGGER at_commit AFTER INSERT ON at_commit DEFERRABLE INITIALLY DEFERRED
+        FOR EACH ROW EXECUTE FUNCTION at_commit()";
+
+const SLEEP: &str = "SELECT pg_sleep(60)";
+const SLEEP_IN_COMMIT: &str = "INSERT INTO at_commit VALUES ('SELECT pg_sleep(60)')";
+
+/// A pooler with a single server connection, a pool of one connection to it, and the way around it.
+struct Scene {
+    server: Option<Arc<Server>>,
+    direct: Config,
+    bouncer: PgBouncer,
+    pool: Pool,
+    events: Events,
+    // Dropped last.
+    _db: Database,
+}
+
+impl Scene {
+    async fn new(settings: &[&str]) -> Self {
+        Self::of(Database::create().await, None, settings).await
+    }
+
+    /// With a server that can be crashed, and that loses nothing in it.
+    async fn with_server(settings: &[&str], pooler: &[&str]) -> Self {
+        let server = Arc::new(Server::start_with(settings).unwrap());
+        let db = Database::create_on(&server.config()).await;
+        Self::of(db, Some(server), pooler).await
+    }
+
+    async fn of(db: Database, server: Option<Arc<Server>>, settings: &[&str]) -> Self {
+        db.setup(TABLES).await;
+        let settings: Vec<_> = ["default_pool_size = 1"].iter().chain(settings).copied().collect();
+        let bouncer = PgBouncer::start(db.config(), &settings).unwrap_or_else(|error| panic!("{error}"));
+        let pool = pool(bouncer.config(), 1);
+        Self { server, direct: db.config().clone(), bouncer, pool, events: Events::capture(), _db: db }
+    }
+
+    async fn rows(&self) -> i64 {
+        connect(&self.direct).await.query_one("SELECT count(*) FROM done", &[]).await.unwrap().get(0)
+    }
+
+    /// The server's process for a call that waits for `event`.
+    async fn waiting_for(&self, event: &str) -> (Client, i32) {
+        let observer = connect(&self.direct).await;
+        let sql = "SELECT pid FROM pg_stat_activity WHERE datname = current_database() AND wait_event = $1";
+        loop {
+            match observer.query_opt(sql, &[&event]).await.unwrap() {
+                Some(row) => return (observer, row.get(0)),
+                None => tokio::time::sleep(Duration::from_millis(1)).await,
+            }
+        }
+    }
+
+    /// Runs a call, kills the server's process for it once that waits for `event`, and waits until the server is back.
+    async fn kill_in<T>(&self, event: &str, call: impl Future<Output = T>) -> T {
+        self.kill_after(Duration::ZERO, event, call).await
+    }
+
+    async fn kill_after<T>(&self, delay: Duration, event: &str, call: impl Future<Output = T>) -> T {
+        let strike = async {
+            let (observer, victim) = self.waiting_for(event).await;
+            tokio::time::sleep(delay).await;
+            kill(victim);
+            // The other sessions end too.
+            observer.batch_execute(SLEEP).await.unwrap_err();
+            while self.direct.connect(NoTls).await.is_err() {}
+        };
+        let both = async { tokio::join!(call, strike).0 };
+        tokio::time::timeout(Duration::from_secs(40), both).await.expect("a call that ends")
+    }
+}
+
+/// Leaves a row behind in each attempt. The first one then runs `sql`.
+macro_rules! first_attempt_runs {
+    ($($name:ident $(, $option:meta)*;)*) => {$(
+        #[transactional(base_delay = "250us", max_delay = "2ms" $(, $option)*)]
+        async fn $name(tx: &mut Transaction<'_>, sql: &str) -> Result<u32, Error> {
+            tx.batch_execute("INSERT INTO done VALUES (1)").await?;
+            if tx.attempt() == 1 {
+                tx.batch_execute(sql).await?;
+            }
+            Ok(tx.attempt())
+        }
+    )*};
+}
+
+first_attempt_runs! {
+    call;
+    patient, retries = 100_000, deadline = "30s";
+    resolved, retries = 100_000, deadline = "30s", unknown_commit = "resolve";
+    by_token, retries = 100_000, deadline = "30s", unknown_commit = "token";
+}
+
+const SETTINGS: &str = "SELECT concat_ws(' ', current_setting('transaction_isolation'),
+     current_setting('statement_timeout'), current_setting('lock_timeout'),
+     current_setting('idle_in_transaction_session_timeout'))";
+
+macro_rules! everything {
+    ($($name:ident $(, $option:meta)*;)*) => {$(
+        #[transactional($($option),*)]
+        async fn $name(tx: &mut Transaction<'_>) -> Result<String, Error> {
+            tx.execute_typed("INSERT INTO done VALUES ($1)", &[(&1, Type::INT4)]).await?;
+            nested(&mut *tx).await?;
+            let messages = tx.simple_query("SELECT 1; INSERT INTO done VALUES (3)").await?;
+            assert!(matches!(messages.last(), Some(SimpleQueryMessage::CommandComplete(1))));
+            Ok(tx.query_typed_one(SETTINGS, &[]).await?.get(0))
+        }
+    )*};
+}
+
+everything! {
+    without_options;
+    with_id, isolation = "serializable", statement_timeout = "2s", unknown_commit = "resolve";
+    with_token, isolation = "repeatable read", lock_timeout = "3s", idle_timeout = "1m", unknown_commit = "token";
+}
+
+#[transactional]
+async fn nested(tx: &mut Transaction<'_>) -> Result<(), Error> {
+    tx.batch_execute("INSERT INTO done VALUES (2)").await?;
+    Ok(())
+}
+
+#[tokio::test]
+async fn every_option_works_and_stays_in_its_transaction() {
+    let scene = Scene::new(&[]).await;
+    let other = pool(scene.bouncer.config(), 1);
+    for _ in 0..10 {
+        for pool in [&scene.pool, &other] {
+            assert_eq!(with_id(pool).await.unwrap(), "serializable 2s 0 0");
+            assert_eq!(with_token(pool).await.unwrap(), "repeatable read 0 3s 1min");
+            assert_eq!(without_options(pool).await.unwrap(), "read committed 0 0 0");
+        }
+    }
+    assert_eq!((scene.rows().await, scene.events.all().len()), (180, 0), "{:?}", scene.events);
+}
+
+/// Returns a call's class once it has given up, and has it succeed once `crowd` is gone.
+async fn in_the_way(scene: &Scene, crowd: Client) -> Option<Class> {
+    let error = call(&scene.pool, "SELECT 1").await.unwrap_err();
+    assert_eq!(scene.events.of("retrying").len(), 2, "{error:?}");
+    let leave = async {
+        while scene.events.of("retrying").len() < 3 {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+        drop(crowd);
+    };
+    let (attempt, ()) = tokio::join!(patient(&scene.pool, "SELECT 1"), leave);
+    assert!(attempt.unwrap() >= 2);
+    assert_eq!(scene.rows().await, 1);
+    classify(&error)
+}
+
+#[tokio::test]
+async fn a_wait_for_a_server_connection_that_takes_too_long_is_retried() {
+    let scene = Scene::new(&["query_wait_timeout = 0.1"]).await;
+    let crowd = connect(scene.bouncer.config()).await;
+    crowd.batch_execute("BEGIN").await.unwrap();
+    assert_eq!(in_the_way(&scene, crowd).await, Some(Class::Capacity));
+}
+
+#[tokio::test]
+async fn a_crowded_pooler_is_tried_again_until_somebody_leaves() {
+    let scene = Scene::new(&["max_client_conn = 1"]).await;
+    let crowd = loop {
+        // The harness has looked whether it listens, and may still be on the way out.
+        if let Ok((client, connection)) = scene.bouncer.config().connect(NoTls).await {
+            tokio::spawn(connection);
+            break client;
+        }
+    };
+    assert_eq!(in_the_way(&scene, crowd).await, Some(Class::Capacity));
+}
+
+#[tokio::test]
+async fn a_database_that_does_not_exist_is_final() {
+    let scene = Scene::new(&[]).await;
+    for name in ["nobody_knows", "ghost"] {
+        let mut config = scene.bouncer.config().clone();
+        config.dbname(name);
+        let error = call(&pool(&config, 1), "SELECT 1").await.unwrap_err();
+        assert_eq!(classify(&error), Some(Class::Fatal), "{error:?}");
+        assert_eq!(scene.events.all().len(), 0, "no retry: {:?}", scene.events);
+    }
+}
+
+#[tokio::test]
+async fn a_session_that_is_ended_behind_the_pooler_is_replaced() {
+    let scene = Scene::new(&[]).await;
+    for sql in [SLEEP, SLEEP_IN_COMMIT] {
+        let end = async {
+            let (observer, victim) = scene.waiting_for("PgSleep").await;
+            observer.execute("SELECT pg_terminate_backend($1)", &[&victim]).await.unwrap();
+        };
+        assert_eq!(tokio::join!(call(&scene.pool, sql), end).0.unwrap(), 2);
+    }
+    assert_eq!(scene.rows().await, 2);
+    let retries = scene.events.of("retrying");
+    assert!(retries.iter().all(|retry| retry["sqlstate"] == "57P01"), "{retries:?}");
+    assert_eq!(scene.events.of("commit outcome unknown").len(), 0);
+
+    // Between transactions, the client does not even notice, once the pooler has.
+    let end_all = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity
+         WHERE datname = current_database() AND pid <> pg_backend_pid()";
+    connect(&scene.direct).await.batch_execute(end_all).await.unwrap();
+    let mut console = scene.bouncer.config().clone();
+    let console = connect(console.dbname("pgbouncer")).await;
+    let is_row = |message: &SimpleQueryMessage| matches!(message, SimpleQueryMessage::Row(_));
+    while console.simple_query("SHOW SERVERS").await.unwrap().iter().any(is_row) {}
+    assert_eq!(call(&scene.pool, "SELECT 1").await.unwrap(), 1);
+}
+
+#[tokio::test]
+async fn a_server_that_restarts_behind_the_pooler_is_waited_for() {
+    let scene = Scene::with_server(&[], &["query_wait_timeout = 0.2"]).await;
+    let restart = async {
+        drop(scene.waiting_for("PgSleep").await);
+        let server = scene.server.clone().unwrap();
+        let stopping = server.clone();
+        tokio::task::spawn_blocking(move || stopping.stop("fast")).await.unwrap().unwrap();
+        let failing = |retry: &Fields| retry.get("error").is_some_and(|text| text.contains("login has been failing"));
+        while !scene.events.of("retrying").iter().any(failing) {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+        tokio::task::spawn_blocking(move || server.start_again(&[])).await.unwrap().unwrap();
+    };
+    assert!(tokio::join!(patient(&scene.pool, SLEEP), restart).0.unwrap() >= 2);
+    assert_eq!(scene.rows().await, 1);
+    assert!(scene.bouncer.is_running());
+}
+
+const COMMITTED: &str = "SET LOCAL synchronous_commit = on";
+
+fn assert_unknown(attempt: Result<u32, Error>) {
+    let error = attempt.unwrap_err();
+    let Error::CommitUnknown { source: Some(source), .. } = &error else { panic!("{error:?}") };
+    assert_eq!(source.as_db_error().unwrap().message(), "server conn crashed?");
+}
+
+/// Committed or not, the pooler says the same.
+#[tokio::test]
+async fn a_commit_whose_server_crashes_behind_the_pooler_is_not_guessed() {
+    let scene = Scene::with_server(&["synchronous_commit=local", "synchronous_standby_names=nobody"], &[]).await;
+    assert_unknown(scene.kill_in("PgSleep", call(&scene.pool, SLEEP_IN_COMMIT)).await);
+    assert_eq!(scene.rows().await, 0);
+    assert!(scene.kill_in("PgSleep", resolved(&scene.pool, SLEEP_IN_COMMIT)).await.unwrap() >= 2);
+    assert!(scene.kill_in("PgSleep", by_token(&scene.pool, SLEEP_IN_COMMIT)).await.unwrap() >= 2);
+    assert_eq!(scene.rows().await, 2);
+
+    // These are on disk, and wait for a standby.
+    assert_unknown(scene.kill_in("SyncRep", call(&scene.pool, COMMITTED)).await);
+    assert_eq!(scene.rows().await, 3);
+    // Whether the id is still its own, nobody can tell.
+    assert_unknown(scene.kill_in("SyncRep", resolved(&scene.pool, COMMITTED)).await);
+    assert_eq!(scene.rows().await, 4);
+    assert_eq!(scene.kill_in("SyncRep", by_token(&scene.pool, COMMITTED)).await.unwrap(), 1);
+    assert_eq!(scene.rows().await, 5);
+}
+
+/// Kills the server's process a moment before, in or after the end of a slow COMMIT.
+#[tokio::test]
+async fn servers_that_crash_at_random_behind_the_pooler_commit_once() {
+    let scene = Scene::with_server(&["synchronous_commit=local"], &[]).await;
+    let slow = "INSERT INTO at_commit VALUES ('SELECT pg_sleep(0.2)')";
+    for round in 0..8 {
+        let before = scene.rows().await;
+        let delay = Duration::from_millis(193 + round);
+        let attempt = match round % 2 {
+            0 => scene.kill_after(delay, "PgSleep", resolved(&scene.pool, slow)).await,
+            _ => scene.kill_after(delay, "PgSleep", by_token(&scene.pool, slow)).await,
+        };
+        let rows = scene.rows().await - before;
+        match attempt {
+            Ok(_) => assert_eq!(rows, 1, "round {round}"),
+            Err(Error::CommitUnknown { .. }) if round % 2 == 0 => assert!(rows <= 1, "round {round}"),
+            Err(error) => panic!("round {round}: {error:?}"),
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_commit_whose_pooler_dies_is_unknown() {
+    let scene = Scene::new(&[]).await;
+    let slow = "INSERT INTO at_commit VALUES ('SELECT pg_sleep(0.2)')";
+    let die = async {
+        scene.waiting_for("PgSleep").await;
+        kill(scene.bouncer.pid());
+    };
+    let error = tokio::join!(call(&scene.pool, slow), die).0.unwrap_err();
+    assert!(matches!(error, Error::CommitUnknown { .. }), "{error:?}");
+    while scene.rows().await == 0 {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    let error = call(&scene.pool, "SELECT 1").await.unwrap_err();
+    assert_eq!(classify(&error), Some(Class::Connection), "{error:?}");
+}
+
+/// The cancel request of tokio-postgres makes `PgBouncer` 1.18 exit.
+#[tokio::test]
+async fn a_dropped_call_is_cancelled_and_its_connection_kept() {
+    let scene = Scene::new(&[]).await;
+    let connections = Arc::new(AtomicU32::new(0));
+    let counted = connections.clone();
+    let pool = Pool::builder(Manager::new(scene.bouncer.config().clone(), NoTls))
+        .max_size(1)
+        .post_create(Hook::sync_fn(move |_, _| {
+            counted.fetch_add(1, Ordering::Relaxed);
+            Ok(())
+        }))
+        .build()
+        .unwrap();
+    let source = WithCancel::new(pool, scene.bouncer.config().clone(), NoTls);
+    for _ in 0..5 {
+        tokio::select! {
+            done = call(&source, SLEEP) => panic!("{done:?}"),
+            _ = scene.waiting_for("PgSleep") => {}
+        }
+        let began = Instant::now();
+        assert_eq!(call(&source, "SELECT 1").await.unwrap(), 1);
+        assert!(began.elapsed() < Duration::from_secs(1), "the statement is not waited for: {:?}", began.elapsed());
+    }
+    assert_eq!(connections.load(Ordering::Relaxed), 1);
+    assert_eq!(scene.events.of("connection discarded").len(), 0, "{:?}", scene.events);
+    assert!(scene.bouncer.is_running());
+    assert_eq!(scene.rows().await, 5);
+}

@@ -1,0 +1,332 @@
+//! The fault table, third part: hot standbys, and what a failover leaves behind.
+#![allow(missing_docs)]
+
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::time::Duration;
+
+use retry_runtime::{
+    BoxFuture, Class, CommitOutcome, Error, Identity, Pool, Session, Transaction, classify, resolve, transactional,
+};
+use retry_tests::events::Events;
+use retry_tests::proxy::{Cut, Fault, Proxy};
+use retry_tests::standby::{catch_up, cut_off, promote};
+use retry_tests::{Database, Server, connect, pool};
+use tokio_postgres::config::{Host, TargetSessionAttrs};
+use tokio_postgres::{Client, Config};
+
+const TABLES: &str = "
+    CREATE TABLE done (attempt int);
+    CREATE TABLE transactional_commits (token uuid PRIMARY KEY, committed boolean NOT NULL DEFAULT true)";
+
+/// A primary and its hot standby.
+struct Pair {
+    primary: Server,
+    standby: Server,
+}
+
+impl Pair {
+    fn start() -> Self {
+        let primary = Server::start_with(&["synchronous_commit=on"]).unwrap();
+        let standby = primary.standby(&["max_standby_streaming_delay=0", "autovacuum=off"]).unwrap();
+        Self { primary, standby }
+    }
+
+    /// The pair that tests share which leave it as it is.
+    fn shared() -> Arc<Self> {
+        static SHARED: Mutex<Weak<Pair>> = Mutex::new(Weak::new());
+        let mut shared = SHARED.lock().unwrap_or_else(PoisonError::into_inner);
+        shared.upgrade().unwrap_or_else(|| {
+            let pair = Arc::new(Self::start());
+            *shared = Arc::downgrade(&pair);
+            pair
+        })
+    }
+}
+
+/// A database of a test's own on both servers.
+struct Scene {
+    pair: Arc<Pair>,
+    on_primary: Config,
+    on_standby: Config,
+    events: Events,
+}
+
+impl Scene {
+    async fn new(pair: Arc<Pair>) -> Self {
+        let db = Database::create_on(&pair.primary.config()).await;
+        db.setup(TABLES).await;
+        catch_up(&db.client().await, &connect(&pair.standby.config()).await).await;
+        let mut on_standby = pair.standby.config();
+        on_standby.dbname(db.config().get_dbname().unwrap());
+        Self { pair, on_primary: db.config().clone(), on_standby, events: Events::capture() }
+    }
+
+    /// A pool whose first connection is to the standby.
+    fn standby_first(&self) -> Turns {
+        Turns::to([&self.on_standby, &self.on_primary])
+    }
+}
+
+async fn rows(config: &Config) -> i64 {
+    connect(config).await.query_one("SELECT count(*) FROM done", &[]).await.unwrap().get(0)
+}
+
+/// Connects to one server after the other, and from then on to the last.
+struct Turns {
+    configs: Vec<Config>,
+    taken: AtomicUsize,
+    discarded: Arc<AtomicUsize>,
+}
+
+impl Turns {
+    fn to<const N: usize>(configs: [&Config; N]) -> Self {
+        Self { configs: configs.map(Config::clone).into(), taken: AtomicUsize::new(0), discarded: Arc::default() }
+    }
+}
+
+struct Connected {
+    client: Client,
+    discarded: Arc<AtomicUsize>,
+}
+
+impl Pool for Turns {
+    fn get(&self) -> BoxFuture<'_, Result<Box<dyn Session>, Error>> {
+        Box::pin(async {
+            let turn = self.taken.fetch_add(1, Ordering::Relaxed).min(self.configs.len() - 1);
+            let client = connect(&self.configs[turn]).await;
+            Ok(Box::new(Connected { client, discarded: self.discarded.clone() }) as Box<dyn Session>)
+        })
+    }
+}
+
+impl Session for Connected {
+    fn client(&self) -> &Client {
+        &self.client
+    }
+
+    fn discard(self: Box<Self>) {
+        self.discarded.fetch_add(1, Ordering::Relaxed);
+    }
+}
+
+macro_rules! write {
+    ($($name:ident $(, $option:meta)*;)*) => {$(
+        #[transactional(base_delay = "250us", max_delay = "2ms" $(, $option)*)]
+        async fn $name(tx: &mut Transaction<'_>) -> Result<u32, Error> {
+            tx.batch_execute("INSERT INTO done VALUES (1)").await?;
+            Ok(tx.attempt())
+        }
+    )*};
+}
+
+write! {
+    plain;
+    serializable, isolation = "serializable";
+    resolved, unknown_commit = "resolve";
+    by_token, unknown_commit = "token";
+    patient, retries = 100_000, deadline = "30s";
+}
+
+macro_rules! read {
+    ($($name:ident: $sql:literal $(, $option:meta)*;)*) => {$(
+        #[transactional(base_delay = "250us", max_delay = "2ms" $(, $option)*)]
+        async fn $name(tx: &mut Transaction<'_>) -> Result<u32, Error> {
+            tx.batch_execute($sql).await?;
+            Ok(tx.attempt())
+        }
+    )*};
+}
+
+read! {
+    read: "SELECT FROM done", read_only;
+    lock: "SELECT FROM done FOR UPDATE";
+    take_an_id: "SELECT pg_current_xact_id()";
+    report: "SELECT FROM done", read_only, isolation = "serializable";
+}
+
+#[tokio::test]
+async fn what_a_standby_refuses_is_retried_on_another_connection() {
+    let scene = Scene::new(Pair::shared()).await;
+    macro_rules! check {
+        ($($function:ident: $code:literal),*) => {$(
+            let (pool, before) = (scene.standby_first(), scene.events.of("retrying").len());
+            assert_eq!($function(&pool).await.expect(stringify!($function)), 2);
+            assert_eq!(pool.discarded.load(Ordering::Relaxed), 1, "the wrong server's is not given back");
+            let retry = &scene.events.of("retrying")[before];
+            assert_eq!((&*retry["class"], &*retry["sqlstate"]), ("read_only", $code), stringify!($function));
+        )*};
+    }
+    check!(plain: "25006", by_token: "25006", lock: "25006", take_an_id: "25006");
+    // These do not even begin there.
+    check!(resolved: "25006", serializable: "0A000");
+    assert_eq!(rows(&scene.on_primary).await, 4);
+    assert_eq!(read(&scene.standby_first()).await.unwrap(), 1, "it can read");
+
+    let error = plain(&pool(&scene.on_standby, 1)).await.unwrap_err();
+    assert_eq!(classify(&error), Some(Class::ReadOnly), "{error:?}");
+}
+
+/// Its body may not write, and yet only another server can run it.
+#[tokio::test]
+async fn a_serializable_report_is_retried_on_another_connection_too() {
+    let scene = Scene::new(Pair::shared()).await;
+    let pool = scene.standby_first();
+    assert_eq!(report(&pool).await.unwrap(), 2);
+    assert_eq!(pool.discarded.load(Ordering::Relaxed), 1);
+}
+
+#[transactional(read_only, base_delay = "250us", max_delay = "2ms")]
+async fn read_slowly(tx: &mut Transaction<'_>) -> Result<u32, Error> {
+    tx.batch_execute("SELECT FROM done").await?;
+    if tx.attempt() == 1 {
+        tx.batch_execute("SELECT pg_sleep(60)").await?;
+    }
+    Ok(tx.attempt())
+}
+
+#[transactional(read_only, base_delay = "250us", max_delay = "2ms")]
+async fn read_and_idle(tx: &mut Transaction<'_>, primary: &Client) -> Result<u32, Error> {
+    tx.batch_execute("SELECT FROM done").await?;
+    if tx.attempt() == 1 {
+        primary.batch_execute("TRUNCATE done").await?;
+        while !tx.is_closed() {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    }
+    tx.batch_execute("SELECT FROM done").await?;
+    Ok(tx.attempt())
+}
+
+/// Runs a statement on the primary once somebody sleeps on the standby.
+async fn disturb(standby: &Config, primary: &Config, sql: &str) {
+    let (standby, primary) = (connect(standby).await, connect(primary).await);
+    let sleeper = "SELECT FROM pg_stat_activity WHERE wait_event = 'PgSleep'";
+    while standby.query_opt(sleeper, &[]).await.unwrap().is_none() {
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    drop(standby);
+    primary.batch_execute(sql).await.unwrap();
+}
+
+#[tokio::test]
+async fn what_the_recovery_is_in_conflict_with_is_retried() {
+    let scene = Scene::new(Pair::shared()).await;
+    let pool = pool(&scene.on_standby, 1);
+    let truncate = disturb(&scene.on_standby, &scene.on_primary, "TRUNCATE done");
+    assert_eq!(tokio::join!(read_slowly(&pool), truncate).0.unwrap(), 2);
+    let retry = &scene.events.of("retrying")[0];
+    assert_eq!((&*retry["class"], &*retry["sqlstate"]), ("serialization", "40001"));
+    assert_eq!(scene.events.of("connection discarded").len(), 0, "{:?}", scene.events);
+
+    // The same, but FATAL, where no statement is running.
+    assert_eq!(read_and_idle(&pool, &connect(&scene.on_primary).await).await.unwrap(), 2);
+    assert_eq!(scene.events.of("retrying")[1]["class"], "connection");
+    assert_eq!(scene.events.of("connection discarded").len(), 1, "{:?}", scene.events);
+
+    // There is nothing left to go back to.
+    let admin = scene.pair.primary.config();
+    let drop_it = format!("DROP DATABASE {}", scene.on_primary.get_dbname().unwrap());
+    let drop_it = disturb(&scene.on_standby, &admin, &drop_it);
+    let error = tokio::join!(read_slowly(&pool), drop_it).0.unwrap_err();
+    let retry = &scene.events.of("retrying")[2];
+    assert_eq!((&*retry["class"], &*retry["sqlstate"]), ("connection", "57P04"));
+    assert!(matches!(&error, Error::Postgres(source) if source.code().unwrap().code() == "3D000"), "{error:?}");
+}
+
+#[transactional(base_delay = "250us", max_delay = "2ms")]
+async fn promote_half_way(tx: &mut Transaction<'_>, standby: &Config) -> Result<u32, Error> {
+    tx.batch_execute("SELECT FROM done").await?;
+    if tx.attempt() == 1 {
+        promote(standby).await;
+    }
+    tx.batch_execute("INSERT INTO done VALUES (1)").await?;
+    Ok(tx.attempt())
+}
+
+const NOWHERE: &str = "/nowhere";
+
+/// The first of two hosts that takes writes. Where none does, the driver's error is the last one's.
+fn writable(config: &Config, hosts: [&str; 2]) -> Config {
+    let mut writable = Config::new();
+    writable.user("postgres").dbname(config.get_dbname().unwrap());
+    writable.host(hosts[0]).host(hosts[1]).target_session_attrs(TargetSessionAttrs::ReadWrite);
+    writable
+}
+
+#[tokio::test]
+async fn a_promoted_standby_takes_the_next_transaction() {
+    let scene = Scene::new(Pair::start().into()).await;
+    let mut survivor = connect(&scene.on_standby).await;
+    let Some(Host::Unix(socket)) = scene.on_standby.get_hosts().first() else { panic!("a socket") };
+    let socket = socket.to_string_lossy();
+    for hosts in [[&*socket, NOWHERE], [NOWHERE, &*socket]] {
+        let error = plain(&pool(&writable(&scene.on_standby, hosts), 1)).await.unwrap_err();
+        assert_eq!(classify(&error), Some(Class::Connection), "{error:?}");
+    }
+
+    let writable = pool(&writable(&scene.on_standby, [&*socket, NOWHERE]), 1);
+    let standby_only = pool(&scene.on_standby, 1);
+    let (promoted, written) = tokio::join!(promote_half_way(&standby_only, &scene.on_standby), patient(&writable));
+    assert_eq!(promoted.unwrap(), 2, "its own transaction still only reads");
+    assert!(written.unwrap() >= 2);
+    assert_eq!(plain(&mut survivor).await.unwrap(), 1);
+    assert_eq!(rows(&scene.on_standby).await, 3);
+}
+
+const ANSWER_LOST: Fault = Fault { text: "COMMIT", request: usize::MAX, answer: 0, cut: Cut::Close };
+
+/// The identity of a transaction that is committed behind a lost answer.
+macro_rules! lost {
+    ($function:ident, $proxy:expr) => {{
+        let mut client = connect($proxy.config()).await;
+        $proxy.arm(ANSWER_LOST);
+        match $function(&mut client).await.unwrap_err() {
+            Error::CommitUnknown { identity: Some(identity), .. } => *identity,
+            error => panic!("{error:?}"),
+        }
+    }};
+}
+
+#[tokio::test]
+async fn a_standby_is_not_asked_for_outcomes() {
+    let scene = Scene::new(Pair::shared()).await;
+    let proxy = Proxy::start(&scene.on_primary).await.unwrap();
+    for committed in 1..=2 {
+        let pool = Turns::to([proxy.config(), &scene.on_standby, &scene.on_primary]);
+        proxy.arm(ANSWER_LOST);
+        let attempt = if committed == 1 { resolved(&pool).await } else { by_token(&pool).await };
+        assert_eq!(attempt.unwrap(), 1);
+        assert_eq!(pool.discarded.load(Ordering::Relaxed), 2, "the lost one, and the standby's");
+        assert_eq!(rows(&scene.on_primary).await, committed);
+    }
+}
+
+/// By its id, a commit that survived the failover cannot be told from that of whoever was given the id since. By a
+/// token it can.
+#[tokio::test]
+async fn a_commit_is_looked_up_on_the_promoted_standby_and_never_guessed() {
+    let scene = Scene::new(Pair::start().into()).await;
+    let proxy = Proxy::start(&scene.on_primary).await.unwrap();
+    let survived: [Identity; 2] = [lost!(resolved, proxy), lost!(by_token, proxy)];
+    let standby = connect(&scene.on_standby).await;
+    catch_up(&connect(&scene.on_primary).await, &standby).await;
+    cut_off(&standby).await;
+    let gone: [Identity; 2] = [lost!(resolved, proxy), lost!(by_token, proxy)];
+    assert_eq!(rows(&scene.on_primary).await, 4);
+    scene.pair.primary.stop("immediate").unwrap();
+    promote(&scene.on_standby).await;
+
+    assert_eq!(resolve(&survived[0], &standby).await.unwrap(), CommitOutcome::Unknown);
+    assert_eq!(resolve(&gone[0], &standby).await.unwrap(), CommitOutcome::RolledBack);
+    assert_eq!(resolve(&survived[1], &standby).await.unwrap(), CommitOutcome::Committed);
+    assert_eq!(resolve(&gone[1], &standby).await.unwrap(), CommitOutcome::RolledBack);
+    while xid(&standby).await < gone[0].xid().unwrap() {}
+    assert_eq!(resolve(&gone[0], &standby).await.unwrap(), CommitOutcome::Unknown, "the id is somebody else's now");
+    assert_eq!(rows(&scene.on_standby).await, 2);
+}
+
+async fn xid(client: &Client) -> u64 {
+    let xid: String = client.query_one("SELECT pg_current_xact_id()::text", &[]).await.unwrap().get(0);
+    xid.parse().unwrap()
+}
