@@ -1,0 +1,58 @@
+//! Promise 8: the future is `Send` exactly when the body is.
+#![allow(missing_docs)]
+
+use std::marker::PhantomData;
+use std::rc::Rc;
+
+use deadpool_postgres::Pool;
+use retry_runtime::{Error, Transaction, transactional};
+use retry_tests::Database;
+
+#[transactional(deadline = "5s", unknown_commit = "resolve", isolation = "serializable")]
+async fn sendable(tx: &mut Transaction<'_>, names: Vec<String>) -> Result<usize, Error> {
+    for name in &names {
+        tx.query("SELECT $1::text", &[name]).await?;
+    }
+    Ok(names.len())
+}
+
+#[transactional]
+async fn bound_to_its_thread(tx: &mut Transaction<'_>) -> Result<usize, Error> {
+    let counter = Rc::new(1);
+    tx.query("SELECT 1", &[]).await?;
+    Ok(*counter)
+}
+
+/// Asks the compiler: the method below is there for what is `Send`, the trait's for everything.
+struct Asked<T>(PhantomData<T>);
+
+impl<T: Send> Asked<T> {
+    #[expect(clippy::unused_self)]
+    fn is_send(&self) -> bool {
+        true
+    }
+}
+
+trait Otherwise {
+    fn is_send(&self) -> bool {
+        false
+    }
+}
+
+impl<T> Otherwise for &Asked<T> {}
+
+fn ask<T>(_: &T) -> Asked<T> {
+    Asked(PhantomData)
+}
+
+#[tokio::test]
+async fn the_future_is_send_exactly_when_the_body_is() {
+    let db = Database::create().await;
+    let pool: Pool = db.pool(1);
+    let future = sendable(&pool, vec!["a".to_owned()]);
+    assert!(ask(&future).is_send());
+    assert_eq!(future.await.unwrap(), 1);
+    let future = bound_to_its_thread(&pool);
+    assert!(!ask(&future).is_send());
+    assert_eq!(future.await.unwrap(), 1);
+}
