@@ -39,7 +39,7 @@ trait Otherwise {
     }
 }
 
-impl<T> Otherwise for &Asked<T> {}
+impl<T> Otherwise for Asked<T> {}
 
 fn ask<T>(_: &T) -> Asked<T> {
     Asked(PhantomData)
