@@ -109,14 +109,42 @@ where
 impl<T: MakeTlsConnect<CancelStream> + Clone> Target<T> {
     /// Sends the request to every server that the configuration names: only one knows the key.
     async fn cancel(&self, token: &CancelToken) -> io::Result<()> {
-        let ports = self.config.get_ports();
-        for (index, host) in self.config.get_hosts().iter().enumerate() {
-            let port = ports.get(index).or(ports.first()).copied().unwrap_or(5432);
-            let (stream, domain) = CancelStream::connect(host, port).await?;
-            let tls = self.tls.clone().make_tls_connect(domain).map_err(|error| io::Error::other(error.into()))?;
-            token.cancel_query_raw(stream, tls).await.map_err(io::Error::other)?;
+        let servers = self.config.get_hosts().len().max(self.config.get_hostaddrs().len());
+        let mut result = Err(io::Error::other("the configuration names no server"));
+        for index in 0..servers {
+            match self.connect(index).await {
+                Ok(stream) => {
+                    let tls = self.tls.clone().make_tls_connect(self.host(index)).map_err(io::Error::other)?;
+                    token.cancel_query_raw(stream, tls).await.map_err(io::Error::other)?;
+                    result = Ok(());
+                }
+                // One of several servers may be down.
+                Err(error) => result = result.or(Err(error)),
+            }
         }
-        Ok(())
+        result
+    }
+
+    async fn connect(&self, index: usize) -> io::Result<CancelStream> {
+        let ports = self.config.get_ports();
+        let port = ports.get(index).or(ports.first()).copied().unwrap_or(5432);
+        let stream = match (self.config.get_hostaddrs().get(index), self.config.get_hosts().get(index)) {
+            (Some(address), _) => Stream::Tcp(TcpStream::connect((*address, port)).await?),
+            #[cfg(unix)]
+            (None, Some(Host::Unix(folder))) => {
+                Stream::Unix(UnixStream::connect(folder.join(format!(".s.PGSQL.{port}"))).await?)
+            }
+            (None, _) => Stream::Tcp(TcpStream::connect((self.host(index), port)).await?),
+        };
+        Ok(CancelStream(stream))
+    }
+
+    /// The host's name; empty for a socket.
+    fn host(&self, index: usize) -> &str {
+        match self.config.get_hosts().get(index) {
+            Some(Host::Tcp(host)) => host,
+            _ => "",
+        }
     }
 }
 
@@ -129,19 +157,6 @@ enum Stream {
     Tcp(TcpStream),
     #[cfg(unix)]
     Unix(UnixStream),
-}
-
-impl CancelStream {
-    async fn connect(host: &Host, port: u16) -> io::Result<(Self, &str)> {
-        match host {
-            Host::Tcp(host) => Ok((Self(Stream::Tcp(TcpStream::connect((host.as_str(), port)).await?)), host)),
-            #[cfg(unix)]
-            Host::Unix(folder) => {
-                let socket = UnixStream::connect(folder.join(format!(".s.PGSQL.{port}"))).await?;
-                Ok((Self(Stream::Unix(socket)), ""))
-            }
-        }
-    }
 }
 
 /// Does the same with either kind of socket.
