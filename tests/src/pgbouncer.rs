@@ -4,7 +4,7 @@ use std::ffi::OsStr;
 use std::fmt::Write;
 use std::fs;
 use std::io;
-use std::net::{TcpListener, TcpStream};
+use std::net::TcpListener;
 use std::os::unix::fs::{PermissionsExt, chown};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
@@ -50,20 +50,23 @@ impl PgBouncer {
         let dir = temp.keep();
         let watchdog = watch(binary, &dir)?;
         let pooler = Self { config: redirect(database, port), dir, watchdog };
-        pooler.wait_until_it_listens(port)?;
+        pooler.wait_until_it_is_up()?;
         Ok(pooler)
     }
 
-    fn wait_until_it_listens(&self, port: u16) -> io::Result<()> {
+    fn wait_until_it_is_up(&self) -> io::Result<()> {
         let began = Instant::now();
-        while TcpStream::connect(("127.0.0.1", port)).is_err() {
+        loop {
+            let log = fs::read_to_string(self.dir.join("log")).unwrap_or_default();
+            // Its last word on starting: it listens.
+            if log.contains("process up") {
+                return Ok(());
+            }
             if began.elapsed() > Duration::from_secs(10) || !self.is_running() {
-                let log = fs::read_to_string(self.dir.join("log")).unwrap_or_default();
                 return Err(io::Error::other(format!("PgBouncer does not start:\n{log}")));
             }
-            std::thread::sleep(Duration::from_millis(5));
+            std::thread::sleep(Duration::from_millis(2));
         }
-        Ok(())
     }
 
     /// How to connect through it.

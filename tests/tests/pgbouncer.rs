@@ -183,13 +183,7 @@ async fn a_wait_for_a_server_connection_that_takes_too_long_is_retried() {
 #[tokio::test]
 async fn a_crowded_pooler_is_tried_again_until_somebody_leaves() {
     let scene = Scene::new(&["max_client_conn = 1"]).await;
-    let crowd = loop {
-        // The harness has looked whether it listens, and may still be on the way out.
-        if let Ok((client, connection)) = scene.bouncer.config().connect(NoTls).await {
-            tokio::spawn(connection);
-            break client;
-        }
-    };
+    let crowd = connect(scene.bouncer.config()).await;
     assert_eq!(in_the_way(&scene, crowd).await, Some(Class::Capacity));
 }
 
