@@ -240,7 +240,8 @@ async fn a_server_that_cannot_tell_identities_is_a_clear_error_before_the_body_r
 /// A server that gives the id of a transaction that it lost in a crash to somebody else, who commits.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_id_that_is_given_out_again_after_a_crash_is_not_taken_for_ours() {
-    let server = Server::start().unwrap();
+    // What the server has not written by itself is lost in the crash.
+    let server = Server::start_with(&["wal_writer_delay=10s", "bgwriter_delay=10s"]).unwrap();
     let observer = connect(&server.config()).await;
     observer.batch_execute(TABLES).await.unwrap();
     observer.batch_execute("CHECKPOINT").await.unwrap();
