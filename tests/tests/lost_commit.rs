@@ -240,17 +240,21 @@ async fn a_server_that_cannot_tell_identities_is_a_clear_error_before_the_body_r
 /// A server that gives the id of a transaction that it lost in a crash to somebody else, who commits.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_id_that_is_given_out_again_after_a_crash_is_not_taken_for_ours() {
-    // What the server has not written by itself is lost in the crash.
+    // What the server has not written by itself is lost in the crash. Ending the transaction would make it write.
     let server = Server::start_with(&["wal_writer_delay=10s", "bgwriter_delay=10s"]).unwrap();
     let observer = connect(&server.config()).await;
     observer.batch_execute(TABLES).await.unwrap();
     observer.batch_execute("CHECKPOINT").await.unwrap();
     let proxy = Proxy::start(&server.config()).await.unwrap();
     let mut client = connect(proxy.config()).await;
-    proxy.arm(COMMIT_IS_LOST);
-    let lost = identity(resolved(&mut client, 1).await.unwrap_err());
+    proxy.arm(Fault { cut: Cut::Hole, ..COMMIT_IS_LOST });
+    let lost = identity(resolved_in_time(&mut client, 1).await.unwrap_err());
+    let other = connect(&server.config()).await;
     kill(pid(&observer).await);
-
+    // The server goes down for it.
+    while !other.is_closed() {
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
     let client = reconnect(&server.config()).await;
     let give_out = async || -> u64 {
         let xid: String = client.query_one("SELECT pg_current_xact_id()::text", &[]).await.unwrap().get(0);
