@@ -146,11 +146,12 @@ async fn look_until_ended(xact: &Xact, client: &Client) -> Result<Option<CommitO
         match look(xact, client).await? {
             Look::Ended(outcome) => return Ok(Some(outcome)),
             Look::Standby => return Ok(None),
-            Look::InProgress => {}
-        }
-        if !ended && began.elapsed() >= PATIENCE {
-            ended = true;
-            end_session(xact, client).await?;
+            Look::InProgress { ours } => {
+                if ours && !ended && began.elapsed() >= PATIENCE {
+                    ended = true;
+                    end_session(xact, client).await?;
+                }
+            }
         }
         sleep(POLL).await;
     }
@@ -158,7 +159,10 @@ async fn look_until_ended(xact: &Xact, client: &Client) -> Result<Option<CommitO
 
 enum Look {
     Ended(CommitOutcome),
-    InProgress,
+    /// Surely ours, or perhaps somebody else's.
+    InProgress {
+        ours: bool,
+    },
     Standby,
 }
 
@@ -179,13 +183,16 @@ async fn look(xact: &Xact, client: &Client) -> Result<Look, PgError> {
     Ok(judge(status(xact.xid, client).await?.as_deref(), same))
 }
 
-/// What `pg_xact_status` means. On another incarnation the id may be somebody else's: then only "not committed" is
-/// certain, as our own commit, had it survived, would show.
+/// What `pg_xact_status` means.
+///
+/// On another incarnation the id may be somebody else's: then only "not committed" is certain, as our own commit, had
+/// it survived, would show. It may be ours all the same, as an administrator can reset the statistics of a server that
+/// never crashed: so what is in progress is waited for.
 fn judge(status: Option<&str>, same_incarnation: bool) -> Look {
     match (status, same_incarnation) {
         (Some("committed"), true) => Look::Ended(CommitOutcome::Committed),
-        (Some("aborted"), _) | (Some("in progress" | FUTURE), false) => Look::Ended(CommitOutcome::RolledBack),
-        (Some("in progress"), true) => Look::InProgress,
+        (Some("aborted"), _) | (Some(FUTURE), false) => Look::Ended(CommitOutcome::RolledBack),
+        (Some("in progress"), ours) => Look::InProgress { ours },
         _ => Look::Ended(CommitOutcome::Unknown),
     }
 }

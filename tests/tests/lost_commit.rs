@@ -206,6 +206,24 @@ async fn a_transaction_that_stays_in_progress_is_ended() {
     assert_eq!(db.open_transactions().await, 0);
 }
 
+/// A reset of the statistics looks like a crash, and yet the transaction lives and may still commit.
+#[tokio::test]
+async fn a_reset_of_the_statistics_is_not_taken_for_a_crash() {
+    let server = Server::start().unwrap();
+    let other = connect(&server.config()).await;
+    other.batch_execute(TABLES).await.unwrap();
+    let proxy = Proxy::start(&server.config()).await.unwrap();
+    let mut client = connect(proxy.config()).await;
+    proxy.arm(Fault { cut: Cut::Hole, ..COMMIT_IS_LOST });
+    let left = identity(resolved_in_time(&mut client, 1).await.unwrap_err());
+    other.batch_execute("SELECT pg_stat_reset_shared('bgwriter')").await.unwrap();
+    let while_open = tokio::time::timeout(Duration::from_millis(500), resolve(&left, &other)).await;
+    assert!(while_open.is_err(), "the transaction is still open: {while_open:?}");
+    let end = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE state = 'idle in transaction'";
+    other.batch_execute(end).await.unwrap();
+    assert_eq!(resolve(&left, &other).await.unwrap(), CommitOutcome::RolledBack);
+}
+
 /// Part of the deadline is kept for the look-up.
 #[tokio::test]
 async fn a_commit_that_is_never_answered_is_looked_up_before_the_deadline() {
