@@ -27,8 +27,8 @@ pub enum CommitOutcome {
     Committed,
     /// It is rolled back, and can no longer be committed.
     RolledBack,
-    /// This server cannot tell: it is another one, a standby, or was restarted after a crash that the transaction
-    /// seems to have survived.
+    /// This server cannot tell: it is another one, or a standby; or the transaction seems to be committed, but the
+    /// server has crashed or failed over since, or had its statistics reset, so that it may be somebody else's.
     Unknown,
 }
 
