@@ -12,20 +12,12 @@ use retry_runtime::{Class, Error, Transaction, classify, transactional};
 use retry_tests::events::Events;
 use retry_tests::proxy::Proxy;
 use retry_tests::rival::{kill, pid};
-use retry_tests::{Database, Server, connect, pool};
+use retry_tests::{Database, FAULT_TABLES, Server, connect, pool};
 use tokio_postgres::config::SslMode;
 use tokio_postgres::tls::{MakeTlsConnect, NoTlsStream, TlsConnect};
 use tokio_postgres::{Client, Config, NoTls};
 
 /// A row in `at_commit` is a statement that runs in COMMIT.
-const TABLES: &str = "
-    CREATE TABLE done (attempt int);
-    CREATE TABLE transactional_commits (token uuid PRIMARY KEY, committed boolean NOT NULL DEFAULT true);
-    CREATE TABLE at_commit (sql text);
-    CREATE FUNCTION at_commit() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN EXECUTE NEW.sql; RETURN NULL; END';
-    CREATE CONSTRAINT TRIGGER at_commit AFTER INSERT ON at_commit DEFERRABLE INITIALLY DEFERRED
-        FOR EACH ROW EXECUTE FUNCTION at_commit()";
-
 const SLEEP: &str = "SELECT pg_sleep(60)";
 const SLEEP_IN_COMMIT: &str = "INSERT INTO at_commit VALUES ('SELECT pg_sleep(60)')";
 
@@ -68,7 +60,7 @@ impl Scene {
     async fn new(settings: &'static [&'static str]) -> Self {
         let server = Arc::new(Server::start_with(settings).unwrap());
         let db = Database::create_on(&server.config()).await;
-        db.setup(TABLES).await;
+        db.setup(FAULT_TABLES).await;
         Self { server, settings, config: db.config().clone(), pool: db.pool(1), events: Events::capture() }
     }
 

@@ -10,19 +10,11 @@ use retry_runtime::{Class, Error, Transaction, WithCancel, classify, transaction
 use retry_tests::events::{Events, Fields};
 use retry_tests::pgbouncer::PgBouncer;
 use retry_tests::rival::kill;
-use retry_tests::{Database, Server, connect, pool};
+use retry_tests::{Database, FAULT_TABLES, Server, connect, pool};
 use tokio_postgres::types::Type;
 use tokio_postgres::{Client, Config, NoTls, SimpleQueryMessage};
 
 /// A row in `at_commit` is a statement that runs in COMMIT.
-const TABLES: &str = "
-    CREATE TABLE done (attempt int);
-    CREATE TABLE transactional_commits (token uuid PRIMARY KEY, committed boolean NOT NULL DEFAULT true);
-    CREATE TABLE at_commit (sql text);
-    CREATE FUNCTION at_commit() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN EXECUTE NEW.sql; RETURN NULL; END';
-    CREATE CONSTRAINT TRIGGER at_commit AFTER INSERT ON at_commit DEFERRABLE INITIALLY DEFERRED
-        FOR EACH ROW EXECUTE FUNCTION at_commit()";
-
 const SLEEP: &str = "SELECT pg_sleep(60)";
 const SLEEP_IN_COMMIT: &str = "INSERT INTO at_commit VALUES ('SELECT pg_sleep(60)')";
 
@@ -50,7 +42,7 @@ impl Scene {
     }
 
     async fn of(db: Database, server: Option<Arc<Server>>, settings: &[&str]) -> Self {
-        db.setup(TABLES).await;
+        db.setup(FAULT_TABLES).await;
         let settings: Vec<_> = ["default_pool_size = 1"].iter().chain(settings).copied().collect();
         let bouncer = PgBouncer::start(db.config(), &settings).unwrap_or_else(|error| panic!("{error}"));
         let pool = pool(bouncer.config(), 1);

@@ -11,13 +11,9 @@ use retry_runtime::{
 use retry_tests::events::Events;
 use retry_tests::proxy::{Cut, Fault, Proxy};
 use retry_tests::standby::{catch_up, cut_off, promote};
-use retry_tests::{Database, Server, connect, pool};
+use retry_tests::{Database, FAULT_TABLES, Server, connect, pool};
 use tokio_postgres::config::{Host, TargetSessionAttrs};
 use tokio_postgres::{Client, Config};
-
-const TABLES: &str = "
-    CREATE TABLE done (attempt int);
-    CREATE TABLE transactional_commits (token uuid PRIMARY KEY, committed boolean NOT NULL DEFAULT true)";
 
 /// A primary and its hot standby.
 struct Pair {
@@ -55,7 +51,7 @@ struct Scene {
 impl Scene {
     async fn new(pair: Arc<Pair>) -> Self {
         let db = Database::create_on(&pair.primary.config()).await;
-        db.setup(TABLES).await;
+        db.setup(FAULT_TABLES).await;
         catch_up(&db.client().await, &connect(&pair.standby.config()).await).await;
         let mut on_standby = pair.standby.config();
         on_standby.dbname(db.config().get_dbname().unwrap());
