@@ -16,9 +16,11 @@ use crate::identity::Identity;
 use crate::policy::UnknownCommit;
 use crate::transaction::Transaction;
 
-/// COMMIT with a probe before it, in one message. In an aborted transaction the probe fails (25P02) and COMMIT does
-/// not run; alone, it would roll back and report success.
-const COMMIT: &str = "SELECT 1; COMMIT";
+/// For a transaction that is known to be well: in an aborted one, COMMIT rolls back and reports success.
+const COMMIT: &str = "COMMIT";
+/// For one that is not: a probe goes before COMMIT in its message. In an aborted transaction it fails (25P02), and
+/// COMMIT does not run.
+const PROBE_AND_COMMIT: &str = "SELECT 1; COMMIT";
 
 /// What the expansion saw of the body's own error.
 #[derive(Debug, Default)]
@@ -128,7 +130,8 @@ impl Transaction<'_> {
     fn commit_sql(&self) -> (Cow<'static, str>, Option<Identity>) {
         let policy = &self.handle.site.policy;
         if policy.read_only || policy.unknown_commit != UnknownCommit::Token {
-            return (Cow::Borrowed(COMMIT), self.handle.state.take_identity());
+            let sql = if self.handle.state.all_is_well() { COMMIT } else { PROBE_AND_COMMIT };
+            return (Cow::Borrowed(sql), self.handle.state.take_identity());
         }
         let (token, identity) = Identity::new_token();
         // In an aborted transaction this INSERT fails as the probe does.

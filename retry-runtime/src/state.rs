@@ -16,6 +16,14 @@ use crate::identity::Identity;
 pub(crate) struct State {
     /// Statements sent so far.
     sent: AtomicU32,
+    /// How many of them nobody has seen the end of, or let go.
+    open: AtomicU32,
+    /// How often the transaction may have been aborted unseen.
+    doubts: AtomicU32,
+    /// How many of these doubts, counted from the first, a later statement has dispelled.
+    dispelled: AtomicU32,
+    /// Whether the body has taken the driver's own client, whose statements nobody watches.
+    escaped: AtomicBool,
     /// Whether the session is in the middle of something: from before BEGIN is sent until COMMIT or ROLLBACK is
     /// acknowledged.
     dirty: AtomicBool,
@@ -51,7 +59,27 @@ impl State {
     /// Notes that a statement leaves. The ticket must be told how it ended.
     pub(crate) fn send(&self) -> Ticket<'_> {
         let statement = self.sent.fetch_add(1, Ordering::Relaxed);
-        Ticket { state: self, statement, open: true }
+        self.open.fetch_add(1, Ordering::Relaxed);
+        Ticket { state: self, statement, doubts: self.doubts.load(Ordering::Relaxed), open: true, end_unseen: false }
+    }
+
+    /// Whether every statement was seen to end well: the transaction cannot be aborted, and COMMIT commits it.
+    pub(crate) fn all_is_well(&self) -> bool {
+        let count = |counter: &AtomicU32| counter.load(Ordering::Relaxed);
+        count(&self.open) == 0
+            && count(&self.doubts) == count(&self.dispelled)
+            && !self.escaped.load(Ordering::Relaxed)
+            && self.notes().seen.failure.is_none()
+    }
+
+    /// Notes that the transaction may have been aborted unseen.
+    pub(crate) fn doubt(&self) {
+        self.doubts.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Notes that the body uses the driver's own client.
+    pub(crate) fn escape(&self) {
+        self.escaped.store(true, Ordering::Relaxed);
     }
 
     /// Records a failure found outside the watched statements.
@@ -156,24 +184,58 @@ impl Seen {
     }
 }
 
-/// A statement on its way. Dropped without an answer, it leaves a note.
+/// A statement on its way. Dropped without an answer, it leaves a note, and a doubt.
 #[derive(Debug)]
 pub(crate) struct Ticket<'a> {
     state: &'a State,
     statement: u32,
+    /// The doubts when it was sent.
+    doubts: u32,
     open: bool,
+    end_unseen: bool,
 }
 
 impl Ticket<'_> {
+    /// The driver stops reading before the server's last word on this statement.
+    pub(crate) fn with_end_unseen(mut self) -> Self {
+        self.end_unseen = true;
+        self
+    }
+
     /// The statement has ended. A second call changes nothing but what is recorded.
     pub(crate) fn answered(&mut self, error: Option<&PgError>) {
-        self.open = false;
-        if let Some(error) = error {
-            let failure = Failure::from_driver(error);
-            // The driver's own complaints (a wrong number of parameters) leave the transaction as it was.
-            if failure.db.is_some() || failure.lost {
-                self.state.notes().seen.record(Recorded { statement: self.statement, failure });
+        let Some(error) = error else {
+            if !self.end_unseen {
+                self.close();
             }
+            return;
+        };
+        let failure = Failure::from_driver(error);
+        // The driver's own complaints (a wrong number of rows or parameters) are none of the transaction's. But the
+        // driver reads no further then: the statement stays unanswered.
+        if failure.db.is_some() || failure.lost {
+            self.close();
+            self.state.notes().seen.record(Recorded { statement: self.statement, failure });
+        }
+    }
+
+    /// The statement has ended well, and by the extended protocol. In an aborted transaction it could not have: what
+    /// was in doubt when it was sent had gone well too.
+    pub(crate) fn proves_all_before(&mut self) {
+        self.close();
+        self.state.dispelled.fetch_max(self.doubts, Ordering::Relaxed);
+    }
+
+    /// A statement was prepared. The driver may have asked for its types, and it does not read those answers to
+    /// their ends.
+    pub(crate) fn prepared(&mut self) {
+        self.close();
+        self.state.doubt();
+    }
+
+    fn close(&mut self) {
+        if std::mem::take(&mut self.open) {
+            self.state.open.fetch_sub(1, Ordering::Relaxed);
         }
     }
 }
@@ -181,6 +243,8 @@ impl Ticket<'_> {
 impl Drop for Ticket<'_> {
     fn drop(&mut self) {
         if self.open {
+            self.close();
+            self.state.doubt();
             let mut notes = self.state.notes();
             let first = notes.seen.unanswered.map_or(self.statement, |first| first.min(self.statement));
             notes.seen.unanswered = Some(first);

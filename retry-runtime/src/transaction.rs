@@ -83,19 +83,19 @@ impl<'a> Transaction<'a> {
     /// Prepares a statement, or takes it from the pool's statement cache where the pool has one.
     pub async fn prepare_cached(&self, sql: &str) -> Result<Statement, Error> {
         match self.handle.session {
-            Some(session) => self.watch(session.prepare_cached(sql)).await.map(done),
+            Some(session) => self.watch(session.prepare_cached(sql)).await.map(prepared),
             None => self.prepare(sql).await,
         }
     }
 
     /// Like [`Client::prepare`].
     pub async fn prepare(&self, query: &str) -> Result<Statement, Error> {
-        self.watch(self.handle.client.prepare(query)).await.map(done)
+        self.watch(self.handle.client.prepare(query)).await.map(prepared)
     }
 
     /// Like [`Client::prepare_typed`].
     pub async fn prepare_typed(&self, query: &str, parameter_types: &[Type]) -> Result<Statement, Error> {
-        self.watch(self.handle.client.prepare_typed(query, parameter_types)).await.map(done)
+        self.watch(self.handle.client.prepare_typed(query, parameter_types)).await.map(prepared)
     }
 
     /// Like [`Client::query`].
@@ -222,12 +222,12 @@ impl<'a> Transaction<'a> {
     where
         T: ?Sized + ToStatement,
     {
-        self.watch(self.handle.client.copy_out(statement)).await.map(stream)
+        self.watch(self.handle.client.copy_out(statement)).await.map(copied_out)
     }
 
     /// Like [`Client::simple_query`].
     pub async fn simple_query(&self, query: &str) -> Result<Vec<SimpleQueryMessage>, Error> {
-        self.watch(self.handle.client.simple_query(query)).await.map(done)
+        self.watch(self.handle.client.simple_query(query)).await.map(noted)
     }
 
     /// Like [`Client::simple_query_raw`].
@@ -237,7 +237,7 @@ impl<'a> Transaction<'a> {
 
     /// Like [`Client::batch_execute`].
     pub async fn batch_execute(&self, query: &str) -> Result<(), Error> {
-        self.watch(self.handle.client.batch_execute(query)).await.map(done)
+        self.watch(self.handle.client.batch_execute(query)).await.map(noted)
     }
 
     /// Notes the statement when it leaves, and its failure; its success is for the caller to note.
@@ -277,7 +277,18 @@ impl<'a, T, F: Future<Output = Result<T, Error>>> Future for Watch<'a, F> {
 
 /// The statement has ended well.
 fn done<T>((value, mut ticket): (T, Ticket<'_>)) -> T {
+    ticket.proves_all_before();
+    value
+}
+
+/// The statements of a simple query have ended well. That proves nothing: an empty one does in any transaction.
+fn noted<T>((value, mut ticket): (T, Ticket<'_>)) -> T {
     ticket.answered(None);
+    value
+}
+
+fn prepared<T>((value, mut ticket): (T, Ticket<'_>)) -> T {
+    ticket.prepared();
     value
 }
 
@@ -286,10 +297,16 @@ fn stream<S>((stream, ticket): (S, Ticket<'_>)) -> Watched<'_, S> {
     Watched::new(stream, ticket)
 }
 
+/// The driver stops at the end of the data, and the statement may yet fail: its triggers fire after that.
+fn copied_out<S>((stream, ticket): (S, Ticket<'_>)) -> Watched<'_, S> {
+    Watched::new(stream, ticket.with_end_unseen())
+}
+
 impl Deref for Transaction<'_> {
     type Target = Client;
 
     fn deref(&self) -> &Client {
+        self.handle.state.escape();
         self.handle.client
     }
 }
@@ -301,6 +318,7 @@ impl Drop for Transaction<'_> {
         if !self.ended && !cleaned_up {
             self.handle.queue_rollback();
             self.undo_savepoint();
+            self.handle.state.doubt();
         }
     }
 }

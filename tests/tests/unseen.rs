@@ -1,0 +1,161 @@
+//! Promise 1, where nobody saw the failure: COMMIT goes without a probe only where nothing can have failed unseen.
+#![allow(missing_docs)]
+
+use std::pin::pin;
+
+use futures_util::{FutureExt, StreamExt, TryStreamExt, poll};
+use retry_runtime::{Error, Transaction, transactional};
+use retry_tests::Database;
+use tokio_postgres::types::ToSql;
+
+const NONE: [&(dyn ToSql + Sync); 0] = [];
+
+/// How a body fails after it has written, without seeing it.
+#[derive(Clone, Copy, Debug)]
+enum Hole {
+    StatementDropped,
+    StatementForgotten,
+    ProofSentBefore,
+    RowsUnread,
+    RowsUnreadThenEmptyQuery,
+    TooManyRows,
+    CopyOut,
+    DriversClient,
+    NestedCallDropped,
+}
+
+use Hole::{
+    CopyOut, DriversClient, NestedCallDropped, ProofSentBefore, RowsUnread, RowsUnreadThenEmptyQuery, StatementDropped,
+    StatementForgotten, TooManyRows,
+};
+
+#[transactional(retries = 0)]
+async fn fail_unseen(tx: &mut Transaction<'_>, hole: Hole) -> Result<(), Error> {
+    let divide = tx.prepare("SELECT 10 / (3 - n) FROM generate_series(1, $1::int) AS n").await?;
+    let nap = tx.prepare("SELECT pg_sleep(0.02)").await?;
+    tx.execute("UPDATE accounts SET cents = 0 WHERE id = 1", &[]).await?;
+    match hole {
+        StatementDropped => {
+            let params: [&(dyn ToSql + Sync); 1] = [&9];
+            let mut statement = pin!(tx.execute(&divide, &params));
+            assert!(poll!(statement.as_mut()).is_pending());
+        }
+        StatementForgotten => {
+            let params: [&(dyn ToSql + Sync); 1] = [&9];
+            let mut statement = Box::pin(tx.execute(&divide, &params));
+            assert!(poll!(statement.as_mut()).is_pending());
+            std::mem::forget(statement);
+        }
+        ProofSentBefore => {
+            let mut before = pin!(tx.execute(&nap, &[]));
+            assert!(poll!(before.as_mut()).is_pending());
+            assert!(tx.execute(&divide, &[&9]).now_or_never().is_none());
+            before.await?;
+        }
+        RowsUnread | RowsUnreadThenEmptyQuery => {
+            let mut rows = Box::pin(tx.query_raw(&divide, [9]).await?);
+            assert!(rows.next().await.expect("a row").is_ok());
+            drop(rows);
+            if let RowsUnreadThenEmptyQuery = hole {
+                tx.batch_execute("").await?;
+            }
+        }
+        TooManyRows => assert!(tx.query_one(&divide, &[&9]).await.is_err_and(|error| error.as_db_error().is_none())),
+        CopyOut => {
+            let sql = "COPY (INSERT INTO triggered VALUES (1) RETURNING id) TO STDOUT";
+            let data: Vec<_> = tx.copy_out(sql).await?.try_collect().await?;
+            assert_eq!(data, ["1\n"]);
+        }
+        DriversClient => assert!((**tx).execute(&divide, &[&9]).await.is_err()),
+        NestedCallDropped => {
+            let mut call = Box::pin(lose_the_savepoint(tx));
+            // Until the statements before its nap are done.
+            assert!(tokio::time::timeout(std::time::Duration::from_millis(50), &mut call).await.is_err());
+        }
+    }
+    Ok(())
+}
+
+/// Its ROLLBACK TO fails, with nobody there to see it.
+#[transactional]
+async fn lose_the_savepoint(tx: &mut Transaction<'_>) -> Result<(), Error> {
+    tx.batch_execute("RELEASE transactional_1").await?;
+    std::future::pending().await
+}
+
+#[tokio::test]
+async fn ok_means_committed_whatever_went_unseen() {
+    let db = Database::create().await;
+    db.accounts(2, 100).await;
+    db.setup(
+        "CREATE TABLE triggered (id int);
+         CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RAISE 'refused'; END $$;
+         CREATE TRIGGER refuse AFTER INSERT ON triggered FOR EACH STATEMENT EXECUTE FUNCTION refuse()",
+    )
+    .await;
+    let pool = db.pool(1);
+    for hole in [
+        StatementDropped,
+        StatementForgotten,
+        ProofSentBefore,
+        RowsUnread,
+        RowsUnreadThenEmptyQuery,
+        TooManyRows,
+        CopyOut,
+        DriversClient,
+        NestedCallDropped,
+    ] {
+        let result = fail_unseen(&pool, hole).await;
+        assert!(matches!(result, Err(Error::Aborted { .. })), "{hole:?}: {result:?}");
+        assert_eq!(db.cents(1).await, 100, "{hole:?}");
+        assert_eq!(db.open_transactions().await, 0, "{hole:?}");
+    }
+}
+
+/// What a body does, and how its transaction is committed then.
+#[transactional]
+async fn end_well(tx: &mut Transaction<'_>, how: &str) -> Result<(), Error> {
+    let statement = tx.prepare("SELECT $1::int").await?;
+    match how {
+        "prepared" => {}
+        "executed" => assert_eq!(tx.execute(&statement, &[&1]).await?, 1),
+        "rows read" => {
+            tx.query_raw("SELECT 1", NONE).await?.try_collect::<Vec<_>>().await?;
+            tx.query_one(&statement, &[&1]).await?;
+        }
+        "rows left unread, then proof" => {
+            drop(tx.query_raw("SELECT 1", NONE).await?);
+            tx.query_one(&statement, &[&1]).await?;
+        }
+        "failure undone" => {
+            tx.batch_execute("SAVEPOINT before").await?;
+            assert!(tx.batch_execute("SELECT 1 / 0").await.is_err());
+            tx.batch_execute("ROLLBACK TO before").await?;
+            tx.query_one(&statement, &[&1]).await?;
+        }
+        "driver's client" => {
+            (**tx).query_one(&statement, &[&1]).await?;
+            tx.query_one(&statement, &[&1]).await?;
+        }
+        _ => unreachable!("{how}"),
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn commit_is_probed_only_where_something_may_have_failed_unseen() {
+    let db = Database::create().await;
+    let pool = db.pool(1);
+    for (how, commit) in [
+        ("prepared", "SELECT 1; COMMIT"),
+        ("executed", "COMMIT"),
+        ("rows read", "COMMIT"),
+        ("rows left unread, then proof", "COMMIT"),
+        ("failure undone", "SELECT 1; COMMIT"),
+        ("driver's client", "SELECT 1; COMMIT"),
+    ] {
+        end_well(&pool, how).await.unwrap();
+        let last = "SELECT query FROM pg_stat_activity WHERE datname = current_database() AND state = 'idle'";
+        assert_eq!(db.value::<String>(last).await, commit, "{how}");
+    }
+}
