@@ -1,0 +1,78 @@
+//! One attempt at a transfer: the same statements for every strategy.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use deadpool_postgres::{Object, Pool, Transaction};
+use retry_runtime::{Class, classify};
+
+use super::scenario::{Scenario, Transfer};
+
+/// What the calls of one run share.
+#[derive(Debug)]
+pub(crate) struct Run {
+    pub(crate) pool: Pool,
+    pub(crate) scenario: Scenario,
+    /// After it no attempt begins, and what is still under way is abandoned.
+    pub(crate) end: Instant,
+    pub(crate) attempts: AtomicU64,
+}
+
+impl Run {
+    /// Counts an attempt, or refuses it where the run is over.
+    pub(crate) fn begin_attempt(&self) -> anyhow::Result<()> {
+        anyhow::ensure!(!self.is_over(), "the run is over");
+        self.attempts.fetch_add(1, Ordering::Relaxed);
+        Ok(())
+    }
+
+    /// Whether time is up.
+    pub(crate) fn is_over(&self) -> bool {
+        Instant::now() >= self.end
+    }
+}
+
+/// Waits before a retry, but not past the end of the run.
+pub(crate) async fn sleep(delay: Duration, end: Instant) {
+    if !delay.is_zero() {
+        tokio::time::sleep_until((Instant::now() + delay).min(end).into()).await;
+    }
+}
+
+/// The transfer's statements. A macro, as the transactions of deadpool and ours have the same methods and no trait.
+macro_rules! transfer {
+    ($tx:expr, $run:expr, $transfer:expr) => {{
+        $run.begin_attempt()?;
+        let select = $tx.prepare_cached($run.scenario.select()).await?;
+        let update = $tx.prepare_cached($crate::contention::scenario::Scenario::UPDATE).await?;
+        for id in [$transfer.from, $transfer.to] {
+            let _balance: i64 = $tx.query_one(&select, &[&id]).await?.get(0);
+        }
+        for (id, amount) in [($transfer.from, -1_i64), ($transfer.to, 1)] {
+            $tx.execute(&update, &[&id, &amount]).await?;
+        }
+        Ok(())
+    }};
+}
+pub(crate) use transfer;
+
+/// An attempt as it is written by hand.
+pub(crate) async fn by_hand(client: &mut Object, run: &Run, transfer: Transfer) -> anyhow::Result<()> {
+    let tx = client.transaction().await?;
+    match statements(&tx, run, transfer).await {
+        Ok(()) => Ok(tx.commit().await?),
+        Err(error) => {
+            tx.rollback().await?;
+            Err(error)
+        }
+    }
+}
+
+async fn statements(tx: &Transaction<'_>, run: &Run, transfer: Transfer) -> anyhow::Result<()> {
+    transfer!(tx, run, transfer)
+}
+
+/// Whether another attempt may do better.
+pub(crate) fn lost_conflict(error: &anyhow::Error) -> bool {
+    matches!(classify(error.as_ref()), Some(Class::Serialization | Class::Deadlock | Class::Lock))
+}

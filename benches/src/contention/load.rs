@@ -1,0 +1,173 @@
+//! Makes the calls of a run, in a closed or an open loop, and counts how they end.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use anyhow::Context;
+use hdrhistogram::Histogram;
+use rand::RngExt;
+use tokio::runtime::Handle;
+use tokio::task::JoinHandle;
+use tokio_postgres::Client;
+
+use super::attempt::{Run, lost_conflict};
+use super::scenario::Scenario;
+use super::strategy::Strategy;
+use crate::environment::Cluster;
+
+/// Who calls when.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Load {
+    pub(crate) length: Duration,
+    /// In an open loop: how many calls arrive each second, at random times, however the earlier ones fare. Without it
+    /// the loop is closed: each caller waits for the end of one call before it makes the next.
+    pub(crate) rate: Option<f64>,
+}
+
+/// What came of a run.
+#[derive(Clone, Debug)]
+pub(crate) struct Outcome {
+    pub(crate) attempts: u64,
+    /// Calls that were committed in time.
+    pub(crate) commits: u64,
+    /// Calls that used up their retries.
+    pub(crate) give_ups: u64,
+    /// Calls that had not ended with the run.
+    pub(crate) abandoned: u64,
+    /// From a call's arrival to its end, however it ended, in microseconds. For the abandoned: to the end of the run.
+    pub(crate) latencies: Histogram<u64>,
+}
+
+/// How one call ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum End {
+    Commit,
+    GiveUp,
+    Abandoned,
+    /// Abandoned, and then committed.
+    LateCommit,
+}
+
+type Calls = Vec<(End, Duration)>;
+
+/// Makes one run on a fresh table, and checks what it reports against the table.
+pub(crate) async fn run(
+    cluster: &Cluster,
+    admin: &Client,
+    scenario: Scenario,
+    load: Load,
+    strategy: Strategy,
+) -> anyhow::Result<Outcome> {
+    Scenario::reset(admin).await?;
+    let pool = scenario.pool(cluster).await?;
+    let end = Instant::now() + load.length;
+    let run = Arc::new(Run { pool, scenario, end, attempts: AtomicU64::new(0) });
+    let calls = {
+        let run = run.clone();
+        async move {
+            match load.rate {
+                None => closed_loop(&run, strategy).await,
+                Some(rate) => open_loop(&run, strategy, rate).await,
+            }
+        }
+    };
+    let calls = tokio::select! {
+        calls = calls => calls,
+        error = cut_short(admin, end) => Err(error),
+    };
+    let calls = calls.with_context(|| format!("strategy {}", strategy.name()))?;
+    let count = |wanted| calls.iter().filter(|(end, _)| *end == wanted).count() as u64;
+    let late = count(End::LateCommit);
+    Scenario::verify(admin, count(End::Commit) + late)
+        .await
+        .with_context(|| format!("strategy {}", strategy.name()))?;
+    let mut latencies = Histogram::new(3)?;
+    for (_, latency) in &calls {
+        latencies.record(u64::try_from(latency.as_micros())?)?;
+    }
+    Ok(Outcome {
+        attempts: run.attempts.load(Ordering::Relaxed),
+        commits: count(End::Commit),
+        give_ups: count(End::GiveUp),
+        abandoned: count(End::Abandoned) + late,
+        latencies,
+    })
+}
+
+async fn closed_loop(run: &Arc<Run>, strategy: Strategy) -> anyhow::Result<Calls> {
+    let callers: Vec<_> = (0..run.scenario.callers)
+        .map(|_| {
+            let run = run.clone();
+            tokio::spawn(async move {
+                let mut calls = Calls::new();
+                while !run.is_over() {
+                    calls.push(call(&run, strategy, Instant::now()).await?);
+                }
+                anyhow::Ok(calls)
+            })
+        })
+        .collect();
+    let mut calls = Calls::new();
+    for caller in callers {
+        calls.extend(caller.await??);
+    }
+    Ok(calls)
+}
+
+async fn open_loop(run: &Arc<Run>, strategy: Strategy, rate: f64) -> anyhow::Result<Calls> {
+    let (arriving, runtime) = (run.clone(), Handle::current());
+    let arrivals = tokio::task::spawn_blocking(move || arrivals(&arriving, strategy, rate, &runtime)).await?;
+    let mut calls = Calls::new();
+    for call in arrivals {
+        calls.push(call.await??);
+    }
+    Ok(calls)
+}
+
+/// Starts calls at the times of a Poisson process. On a thread, as the runtime's timers count in milliseconds.
+fn arrivals(
+    run: &Arc<Run>,
+    strategy: Strategy,
+    rate: f64,
+    runtime: &Handle,
+) -> Vec<JoinHandle<anyhow::Result<(End, Duration)>>> {
+    let mut calls = Vec::new();
+    let mut arrival = Instant::now();
+    loop {
+        let gap = -(1.0 - rand::rng().random::<f64>()).ln() / rate;
+        arrival += Duration::from_secs_f64(gap);
+        if arrival >= run.end {
+            return calls;
+        }
+        std::thread::sleep(arrival.saturating_duration_since(Instant::now()));
+        let run = run.clone();
+        calls.push(runtime.spawn(async move { call(&run, strategy, arrival).await }));
+    }
+}
+
+/// Makes one call. An error other than a lost conflict is a fault of this program.
+async fn call(run: &Run, strategy: Strategy, arrival: Instant) -> anyhow::Result<(End, Duration)> {
+    let result = strategy.call(run, run.scenario.transfer()).await;
+    let now = Instant::now();
+    let end = match result {
+        Ok(()) if now < run.end => End::Commit,
+        Ok(()) => End::LateCommit,
+        Err(_) if now >= run.end => End::Abandoned,
+        Err(error) if lost_conflict(&error) => End::GiveUp,
+        Err(error) => return Err(error),
+    };
+    Ok((end, now.min(run.end).saturating_duration_since(arrival)))
+}
+
+/// Once the run is over, cancels whatever waits for a lock: nobody wants it any more. Ends only by an error.
+async fn cut_short(admin: &Client, end: Instant) -> anyhow::Error {
+    const CANCEL: &str = "SELECT pg_cancel_backend(pid) FROM pg_stat_activity WHERE wait_event_type = 'Lock'";
+    tokio::time::sleep_until(end.into()).await;
+    loop {
+        if let Err(error) = admin.batch_execute(CANCEL).await {
+            return error.into();
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}

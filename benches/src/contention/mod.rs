@@ -1,0 +1,103 @@
+//! Many callers, few rows: the same transfers under different retry strategies.
+//!
+//! In each round every strategy has one run, in shuffled order, and is compared within the round: a machine's speed
+//! drifts by more than strategies differ. Goodput alone rewards starvation, one lucky caller at full speed and the
+//! others asleep: read it with p999, or in an open loop (`--rate`).
+
+mod attempt;
+mod load;
+mod ours;
+mod peers;
+mod report;
+mod scenario;
+mod strategy;
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use anyhow::ensure;
+use clap::ValueEnum;
+use rand::seq::SliceRandom;
+use retry_tests::connect;
+
+use self::load::Load;
+use self::report::Report;
+use self::scenario::{Isolation, Scenario};
+use self::strategy::Strategy;
+use crate::environment::{Cluster, Environment, EnvironmentArgs};
+use crate::summary::append_csv;
+
+/// Where lists are taken, every combination is measured.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Args {
+    #[command(flatten)]
+    environments: EnvironmentArgs,
+
+    /// How the transactions are kept apart
+    #[arg(long, value_enum, value_delimiter = ',', default_value = "serializable")]
+    isolation: Vec<Isolation>,
+
+    /// How many rows are hot
+    #[arg(long, value_delimiter = ',', default_value = "2,10,1000", value_parser = clap::value_parser!(i32).range(2..=10_000))]
+    keys: Vec<i32>,
+
+    /// How many connections there are, and callers where the loop is closed
+    #[arg(long, value_delimiter = ',', default_value = "32")]
+    callers: Vec<usize>,
+
+    /// Calls per second of an open loop: they arrive at random times, and their latency counts from there
+    #[arg(long)]
+    rate: Option<f64>,
+
+    /// Runs of each strategy
+    #[arg(long, default_value_t = 3)]
+    rounds: usize,
+
+    /// The length of a run
+    #[arg(long, default_value_t = 2.0)]
+    seconds: f64,
+
+    /// Only these strategies
+    #[arg(long, value_enum, num_args = 1.., value_delimiter = ',')]
+    only: Vec<Strategy>,
+
+    /// Adds a line for each run to this file
+    #[arg(long)]
+    csv: Option<PathBuf>,
+}
+
+/// Measures, and prints a table for each scenario.
+pub(crate) async fn run(args: &Args) -> anyhow::Result<()> {
+    ensure!(args.callers.iter().all(|callers| (1..=150).contains(callers)), "from 1 to 150 callers");
+    for environment in args.environments.all() {
+        let cluster = Cluster::start(environment).await?;
+        for &isolation in &args.isolation {
+            for &keys in &args.keys {
+                for &callers in &args.callers {
+                    measure(args, environment, &cluster, Scenario { isolation, keys, callers }).await?;
+                }
+            }
+        }
+    }
+    Ok(())
+}
+
+async fn measure(args: &Args, environment: Environment, cluster: &Cluster, scenario: Scenario) -> anyhow::Result<()> {
+    let strategies = if args.only.is_empty() { Strategy::value_variants() } else { &args.only };
+    let load = Load { length: Duration::from_secs_f64(args.seconds), rate: args.rate };
+    let admin = connect(&cluster.direct()).await;
+    let mut report = Report { environment, scenario, load, strategies, rounds: Vec::new() };
+    for _ in 0..args.rounds {
+        let mut order: Vec<usize> = (0..strategies.len()).collect();
+        order.shuffle(&mut rand::rng());
+        let mut outcomes = vec![None; strategies.len()];
+        for index in order {
+            outcomes[index] = Some(load::run(cluster, &admin, scenario, load, strategies[index]).await?);
+        }
+        report.rounds.push(outcomes.into_iter().flatten().collect());
+    }
+    let Scenario { isolation, keys, callers } = scenario;
+    let arrivals = args.rate.map_or_else(|| "closed loop".to_owned(), |rate| format!("{rate} calls/s"));
+    println!("\n{isolation}, {keys} keys, {callers} callers, {arrivals}\n{}\n", report.table());
+    args.csv.as_deref().map_or(Ok(()), |file| append_csv(file, report.lines()))
+}

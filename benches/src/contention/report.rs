@@ -1,0 +1,130 @@
+//! What the runs of one scenario come to, as a table and as lines of CSV.
+
+use comfy_table::Table;
+use hdrhistogram::Histogram;
+use serde::{Deserialize, Serialize};
+
+use super::load::{Load, Outcome};
+use super::scenario::Scenario;
+use super::strategy::Strategy;
+use crate::environment::Environment;
+use crate::summary::{Spread, milliseconds};
+
+/// One run, as a line of CSV. Times are in milliseconds.
+#[derive(Debug, Deserialize, Serialize)]
+pub(crate) struct Line {
+    pub(crate) latency: f64,
+    pub(crate) disk: f64,
+    pub(crate) isolation: String,
+    pub(crate) keys: i32,
+    pub(crate) callers: usize,
+    /// Calls per second of an open loop.
+    pub(crate) rate: Option<f64>,
+    pub(crate) round: usize,
+    pub(crate) strategy: String,
+    /// Commits per second.
+    pub(crate) goodput: f64,
+    /// To that of the baseline in the same round.
+    pub(crate) ratio: Option<f64>,
+    pub(crate) attempts: u64,
+    pub(crate) commits: u64,
+    pub(crate) give_ups: u64,
+    pub(crate) abandoned: u64,
+    pub(crate) p50: f64,
+    pub(crate) p99: f64,
+    pub(crate) p999: f64,
+    pub(crate) max: f64,
+}
+
+/// The runs of one scenario: for each round, for each strategy, in the order of the strategies.
+#[derive(Debug)]
+pub(crate) struct Report<'a> {
+    pub(crate) environment: Environment,
+    pub(crate) scenario: Scenario,
+    pub(crate) load: Load,
+    pub(crate) strategies: &'a [Strategy],
+    pub(crate) rounds: Vec<Vec<Outcome>>,
+}
+
+impl Report<'_> {
+    /// Commits per second.
+    fn goodput(&self, outcome: &Outcome) -> f64 {
+        outcome.commits as f64 / self.load.length.as_secs_f64()
+    }
+
+    /// The goodput beside that of the baseline in the same round.
+    fn ratio(&self, round: &[Outcome], strategy: usize) -> Option<f64> {
+        let baseline = self.strategies.iter().position(|&strategy| strategy == Strategy::BASELINE)?;
+        Some(self.goodput(&round[strategy]) / self.goodput(&round[baseline]))
+    }
+
+    /// One row for each strategy.
+    pub(crate) fn table(&self) -> Table {
+        let mut table = Table::new();
+        table.load_preset(comfy_table::presets::ASCII_MARKDOWN);
+        table.set_header([
+            "strategy",
+            "goodput /s",
+            "to immediate",
+            "attempts per commit",
+            "give-ups",
+            "abandoned",
+            "p50 ms",
+            "p99 ms",
+            "p999 ms",
+            "max ms",
+        ]);
+        for (index, strategy) in self.strategies.iter().enumerate() {
+            table.add_row(self.row(index, strategy.name()));
+        }
+        table
+    }
+
+    fn row(&self, index: usize, name: String) -> Vec<String> {
+        let runs: Vec<&Outcome> = self.rounds.iter().map(|round| &round[index]).collect();
+        let sum = |count: fn(&Outcome) -> u64| runs.iter().map(|run| count(run)).sum::<u64>();
+        let goodput: Vec<f64> = runs.iter().map(|run| self.goodput(run)).collect();
+        let ratios: Vec<f64> = self.rounds.iter().filter_map(|round| self.ratio(round, index)).collect();
+        let mut latencies = Histogram::<u64>::new(3).expect("3 is a valid precision");
+        for run in &runs {
+            latencies.add(&run.latencies).expect("of equal precision, and resizable");
+        }
+        let mut row = vec![name, format!("{:.0}", Spread::of(&goodput)), format!("{:.2}", Spread::of(&ratios))];
+        row.push(format!("{:.2}", sum(|run| run.attempts) as f64 / sum(|run| run.commits) as f64));
+        row.push(sum(|run| run.give_ups).to_string());
+        row.push(sum(|run| run.abandoned).to_string());
+        row.extend([0.5, 0.99, 0.999, 1.0].map(|quantile| milliseconds(latencies.value_at_quantile(quantile) as f64)));
+        row
+    }
+
+    /// One line for each run.
+    pub(crate) fn lines(&self) -> impl Iterator<Item = Line> {
+        self.rounds.iter().enumerate().flat_map(move |(round, outcomes)| {
+            outcomes.iter().enumerate().map(move |(index, outcome)| self.line(round, index, outcome))
+        })
+    }
+
+    fn line(&self, round: usize, index: usize, outcome: &Outcome) -> Line {
+        let quantile = |quantile| outcome.latencies.value_at_quantile(quantile) as f64 / 1e3;
+        Line {
+            latency: self.environment.latency.as_secs_f64() * 1e3,
+            disk: self.environment.disk.as_secs_f64() * 1e3,
+            isolation: self.scenario.isolation.to_string(),
+            keys: self.scenario.keys,
+            callers: self.scenario.callers,
+            rate: self.load.rate,
+            round,
+            strategy: self.strategies[index].name(),
+            goodput: self.goodput(outcome),
+            ratio: self.ratio(&self.rounds[round], index),
+            attempts: outcome.attempts,
+            commits: outcome.commits,
+            give_ups: outcome.give_ups,
+            abandoned: outcome.abandoned,
+            p50: quantile(0.5),
+            p99: quantile(0.99),
+            p999: quantile(0.999),
+            max: quantile(1.0),
+        }
+    }
+}

@@ -1,0 +1,52 @@
+//! The strategies that are compared.
+
+use clap::ValueEnum;
+
+use super::attempt::Run;
+use super::scenario::Transfer;
+use super::{ours, peers};
+
+/// A way to make a call that may lose conflicts. All have the same limit of retries, but for `AsItComes`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Strategy {
+    /// cockroach-go: again at once
+    Immediate,
+    /// utopia-php/database: 50 to 800 ms, and up to as much again at random
+    Utopia,
+    /// YugabyteDB's page: 2 ms doubled, no jitter
+    Yugabyte,
+    /// The asyncpg guide: 100 ms doubled, and up to a tenth more at random
+    Asyncpg,
+    /// backon's default: 1 to 60 s, no jitter
+    Backon,
+    /// #[transactional] without options: 5 retries
+    AsItComes,
+    /// #[transactional]
+    Default,
+    /// ... with lock_timeout = "20ms"
+    LockTimeout,
+}
+
+impl Strategy {
+    /// The one that the others are measured by.
+    pub(crate) const BASELINE: Self = Self::Immediate;
+
+    /// Makes one call, with all its retries.
+    pub(crate) async fn call(self, run: &Run, transfer: Transfer) -> anyhow::Result<()> {
+        match self {
+            Self::Immediate => peers::immediate(run, transfer).await,
+            Self::Utopia => peers::utopia(run, transfer).await,
+            Self::Yugabyte => peers::yugabyte(run, transfer).await,
+            Self::Asyncpg => peers::asyncpg(run, transfer).await,
+            Self::Backon => peers::backon(run, transfer).await,
+            Self::AsItComes => ours::as_it_comes(&run.pool, run, transfer).await,
+            Self::Default => ours::default(&run.pool, run, transfer).await,
+            Self::LockTimeout => ours::lock_timeout(&run.pool, run, transfer).await,
+        }
+    }
+
+    /// As on the command line.
+    pub(crate) fn name(self) -> String {
+        self.to_possible_value().map_or_else(String::new, |value| value.get_name().to_owned())
+    }
+}

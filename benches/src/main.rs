@@ -1,0 +1,32 @@
+//! Measures `#[transactional]` beside its peers, on throwaway PostgreSQL servers.
+//!
+//! `overhead` asks what a transaction costs where nothing goes wrong, `contention` what survives where transactions
+//! get in each other's way, and `charts` draws what the two wrote.
+
+mod contention;
+mod delay;
+mod environment;
+mod summary;
+
+use clap::{Parser, Subcommand};
+
+#[derive(Debug, Parser)]
+#[command(about = "Measures #[transactional] beside its peers, on throwaway PostgreSQL servers")]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Many callers, few rows: which retry strategy commits most, and how long its slowest calls take
+    Contention(contention::Args),
+}
+
+#[tokio::main]
+async fn main() -> anyhow::Result<()> {
+    environment::keep_clusters_in_memory();
+    match Cli::parse().command {
+        Command::Contention(args) => contention::run(&args).await,
+    }
+}

@@ -1,0 +1,55 @@
+//! The few numbers that many measurements come down to.
+
+use std::fmt;
+use std::fs::OpenOptions;
+use std::path::Path;
+
+use serde::Serialize;
+
+/// The middle and the ends of some measurements.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Spread {
+    pub(crate) median: f64,
+    pub(crate) min: f64,
+    pub(crate) max: f64,
+}
+
+impl Spread {
+    /// Of no measurements all is `NaN`.
+    pub(crate) fn of(values: &[f64]) -> Self {
+        let mut sorted = values.to_vec();
+        sorted.sort_by(f64::total_cmp);
+        let (Some(&min), Some(&max)) = (sorted.first(), sorted.last()) else {
+            return Self { median: f64::NAN, min: f64::NAN, max: f64::NAN };
+        };
+        let half = sorted.len() / 2;
+        let median = if sorted.len() % 2 == 1 { sorted[half] } else { f64::midpoint(sorted[half - 1], sorted[half]) };
+        Self { median, min, max }
+    }
+}
+
+/// As `median [min..max]`, with the precision that the format asks for.
+impl fmt::Display for Spread {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let precision = f.precision().unwrap_or(2);
+        write!(f, "{:.precision$} [{:.precision$}..{:.precision$}]", self.median, self.min, self.max)
+    }
+}
+
+/// Milliseconds in as many digits as one can use.
+pub(crate) fn milliseconds(micros: f64) -> String {
+    let milliseconds = micros / 1e3;
+    let precision = if milliseconds < 10.0 { 2 } else { 0 };
+    format!("{milliseconds:.precision$}")
+}
+
+/// Adds lines to a CSV file, with a header where it is new.
+pub(crate) fn append_csv(file: &Path, lines: impl Iterator<Item = impl Serialize>) -> anyhow::Result<()> {
+    let file = OpenOptions::new().create(true).append(true).open(file)?;
+    let is_new = file.metadata()?.len() == 0;
+    let mut writer = csv::WriterBuilder::new().has_headers(is_new).from_writer(file);
+    for line in lines {
+        writer.serialize(line)?;
+    }
+    Ok(writer.flush()?)
+}
