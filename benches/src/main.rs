@@ -6,6 +6,7 @@
 mod contention;
 mod delay;
 mod environment;
+mod overhead;
 mod summary;
 
 use clap::{Parser, Subcommand};
@@ -19,6 +20,8 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    /// One caller a row: what a transaction costs where nothing goes wrong
+    Overhead(overhead::Args),
     /// Many callers, few rows: which retry strategy commits most, and how long its slowest calls take
     Contention(contention::Args),
 }
@@ -27,6 +30,7 @@ enum Command {
 async fn main() -> anyhow::Result<()> {
     environment::keep_clusters_in_memory();
     match Cli::parse().command {
+        Command::Overhead(args) => overhead::run(&args).await,
         Command::Contention(args) => contention::run(&args).await,
     }
 }

@@ -52,10 +52,11 @@ impl Report<'_> {
         outcome.commits as f64 / self.load.length.as_secs_f64()
     }
 
-    /// The goodput beside that of the baseline in the same round.
+    /// The goodput beside that of the baseline in the same round, where that has any.
     fn ratio(&self, round: &[Outcome], strategy: usize) -> Option<f64> {
         let baseline = self.strategies.iter().position(|&strategy| strategy == Strategy::BASELINE)?;
-        Some(self.goodput(&round[strategy]) / self.goodput(&round[baseline]))
+        let goodput = self.goodput(&round[baseline]);
+        (goodput > 0.0).then(|| self.goodput(&round[strategy]) / goodput)
     }
 
     /// One row for each strategy.

@@ -1,0 +1,62 @@
+//! `#[transactional]`, on a client and on a pool, and with all that one can ask of it.
+
+use deadpool_postgres::Pool;
+use retry_runtime::transactional;
+use tokio_postgres::Client;
+
+use super::session::{SELECT, Session, Statements, Transaction, UPDATE};
+
+/// A session on a client, with statements prepared beforehand.
+macro_rules! on_client {
+    ($name:ident $(, $option:meta)*) => {
+        #[derive(Debug)]
+        pub(crate) struct $name(pub(crate) Client, pub(crate) Statements);
+
+        impl Session for $name {
+            fn increment(&mut self, id: i32) -> Transaction<'_> {
+                #[transactional($($option),*)]
+                async fn increment(
+                    tx: &mut retry_runtime::Transaction<'_>,
+                    statements: &Statements,
+                    id: i32,
+                ) -> anyhow::Result<()> {
+                    let n: i64 = tx.query_one(&statements.select, &[&id]).await?.get(0);
+                    tx.execute(&statements.update, &[&id, &(n + 1)]).await?;
+                    Ok(())
+                }
+                Box::pin(increment(&mut self.0, &self.1, id))
+            }
+        }
+    };
+}
+
+/// A session on a pool, with the pool's statement cache.
+macro_rules! on_pool {
+    ($name:ident $(, $option:meta)*) => {
+        #[derive(Debug)]
+        pub(crate) struct $name(pub(crate) Pool);
+
+        impl Session for $name {
+            fn increment(&mut self, id: i32) -> Transaction<'_> {
+                #[transactional($($option),*)]
+                async fn increment(tx: &mut retry_runtime::Transaction<'_>, id: i32) -> anyhow::Result<()> {
+                    let n: i64 = tx.query_one(&tx.prepare_cached(SELECT).await?, &[&id]).await?.get(0);
+                    tx.execute(&tx.prepare_cached(UPDATE).await?, &[&id, &(n + 1)]).await?;
+                    Ok(())
+                }
+                Box::pin(increment(&self.0, id))
+            }
+        }
+    };
+}
+
+on_client!(OnClient);
+on_pool!(OnPool);
+on_pool!(
+    Safe,
+    isolation = "serializable",
+    deadline = "10s",
+    statement_timeout = "5s",
+    lock_timeout = "1s",
+    unknown_commit = "token"
+);

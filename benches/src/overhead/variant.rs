@@ -1,0 +1,72 @@
+//! The variants that are compared.
+
+use clap::ValueEnum;
+use retry_tests::{connect, pool};
+
+use super::session::{Session, Statements};
+use super::{by_hand, diesel, ours, sqlx};
+use crate::environment::Cluster;
+
+/// A way to write a transaction.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Variant {
+    /// tokio-postgres by hand
+    Raw,
+    /// tokio-postgres by hand in backon
+    Backon,
+    /// deadpool by hand
+    Deadpool,
+    /// sqlx with its defaults
+    Sqlx,
+    /// diesel-async on deadpool with its defaults
+    Diesel,
+    /// #[transactional] on a client
+    Ours,
+    /// #[transactional] on deadpool
+    OursPool,
+    /// ... serializable, with a deadline, both timeouts and unknown_commit = "token"
+    OursSafe,
+}
+
+impl Variant {
+    /// The one that the others are measured by.
+    pub(crate) const BASELINE: Self = Self::Raw;
+
+    /// Opens so many sessions. Those on a pool share one of that size.
+    pub(crate) async fn open(self, cluster: &Cluster, sessions: usize) -> anyhow::Result<Vec<Box<dyn Session>>> {
+        let config = cluster.config();
+        Ok(match self {
+            Self::Raw => on_clients(cluster, sessions, by_hand::Raw).await?,
+            Self::Backon => on_clients(cluster, sessions, by_hand::Backon).await?,
+            Self::Ours => on_clients(cluster, sessions, ours::OnClient).await?,
+            Self::Deadpool => on_pool(sessions, &pool(&config, sessions), by_hand::Deadpool),
+            Self::OursPool => on_pool(sessions, &pool(&config, sessions), ours::OnPool),
+            Self::OursSafe => on_pool(sessions, &pool(&config, sessions), ours::Safe),
+            Self::Sqlx => on_pool(sessions, &sqlx::pool(cluster, u32::try_from(sessions)?).await?, sqlx::Sqlx),
+            Self::Diesel => on_pool(sessions, &diesel::pool(cluster, sessions)?, diesel::Diesel),
+        })
+    }
+
+    /// As on the command line.
+    pub(crate) fn name(self) -> String {
+        self.to_possible_value().map_or_else(String::new, |value| value.get_name().to_owned())
+    }
+}
+
+async fn on_clients<S: Session + 'static>(
+    cluster: &Cluster,
+    sessions: usize,
+    session: fn(tokio_postgres::Client, Statements) -> S,
+) -> anyhow::Result<Vec<Box<dyn Session>>> {
+    let mut opened: Vec<Box<dyn Session>> = Vec::new();
+    for _ in 0..sessions {
+        let client = connect(&cluster.config()).await;
+        let statements = Statements::prepare(&client).await?;
+        opened.push(Box::new(session(client, statements)));
+    }
+    Ok(opened)
+}
+
+fn on_pool<P: Clone, S: Session + 'static>(sessions: usize, pool: &P, session: fn(P) -> S) -> Vec<Box<dyn Session>> {
+    (0..sessions).map(|_| Box::new(session(pool.clone())) as Box<dyn Session>).collect()
+}
