@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, ensure};
+use anyhow::Context;
 use clap::Args;
 use retry_tests::{Server, connect};
 use tokio_postgres::Config;
@@ -105,13 +105,9 @@ impl Cluster {
         let version: String = client.query_one("SHOW server_version", &[]).await?.get(0);
         let (network, socket) = (ping(&self.config()).await?, ping(&self.direct()).await?);
         println!(
-            "PostgreSQL {version}, latency {}, disk {}; a round trip takes {:.2} ms, {:.2} ms of it the network",
-            humantime::format_duration(environment.latency),
-            humantime::format_duration(environment.disk),
-            network,
-            (network - socket).max(0.0),
+            "PostgreSQL {version}, latency {:?}, disk {:?}: a round trip takes {network:.2} ms, past the network {socket:.2} ms",
+            environment.latency, environment.disk,
         );
-        ensure!(network < 10.0 + environment.latency.as_secs_f64() * 2e3, "this machine is too busy to measure on");
         Ok(())
     }
 }

@@ -14,6 +14,10 @@ use clap::{Parser, Subcommand};
 #[derive(Debug, Parser)]
 #[command(about = "Measures #[transactional] beside its peers, on throwaway PostgreSQL servers")]
 struct Cli {
+    /// The threads of the client's runtime; by default one for each core
+    #[arg(long, global = true)]
+    threads: Option<usize>,
+
     #[command(subcommand)]
     command: Command,
 }
@@ -26,11 +30,17 @@ enum Command {
     Contention(contention::Args),
 }
 
-#[tokio::main]
-async fn main() -> anyhow::Result<()> {
+fn main() -> anyhow::Result<()> {
+    let cli = Cli::parse();
     environment::keep_clusters_in_memory();
-    match Cli::parse().command {
-        Command::Overhead(args) => overhead::run(&args).await,
-        Command::Contention(args) => contention::run(&args).await,
+    let mut runtime = tokio::runtime::Builder::new_multi_thread();
+    if let Some(threads) = cli.threads {
+        runtime.worker_threads(threads);
     }
+    runtime.enable_all().build()?.block_on(async {
+        match cli.command {
+            Command::Overhead(args) => overhead::run(&args).await,
+            Command::Contention(args) => contention::run(&args).await,
+        }
+    })
 }
