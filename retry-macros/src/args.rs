@@ -9,7 +9,7 @@ use syn::{Error, Expr, LitStr, Path, Result, Token, token};
 use crate::error::Errors;
 use crate::value::{self, Count, Time};
 
-const OPTIONS: [&str; 19] = [
+const OPTIONS: [&str; 22] = [
     "retries",
     "deadlock_retries",
     "isolation",
@@ -29,12 +29,16 @@ const OPTIONS: [&str; 19] = [
     "allow_mut",
     "deadline",
     "unknown_commit",
+    "queue_by",
+    "escalate_after",
+    "begin",
 ];
 
 const ISOLATION: [(&str, &str); 3] =
     [("read committed", "ReadCommitted"), ("repeatable read", "RepeatableRead"), ("serializable", "Serializable")];
 const UNKNOWN_COMMIT: [(&str, &str); 4] =
     [("fail", "Fail"), ("retry", "Retry"), ("resolve", "Resolve"), ("token", "Token")];
+const BEGIN: [(&str, &str); 2] = [("awaited", "Awaited"), ("pipelined", "Pipelined")];
 const JITTER: [(&str, &str); 3] = [("full", "Full"), ("equal", "Equal"), ("none", "None")];
 
 /// What the attribute says. An option that is absent is `None`; the runtime holds the defaults.
@@ -59,6 +63,9 @@ pub(crate) struct Args {
     pub(crate) allow_mut: Option<Ident>,
     pub(crate) deadline: Option<Time>,
     pub(crate) unknown_commit: Option<Ident>,
+    pub(crate) queue_by: Option<Vec<Expr>>,
+    pub(crate) escalate_after: Option<Count>,
+    pub(crate) begin: Option<Ident>,
     /// Whether any of them was refused. What is left of the policy may contradict itself then.
     faulty: bool,
 }
@@ -118,6 +125,9 @@ impl Args {
             "allow_mut" => arg.flag(&mut self.allow_mut)?,
             "deadline" => self.deadline = arg.value(|value| Time::parse(name, value))?,
             "unknown_commit" => self.unknown_commit = arg.value(|value| value::word(value, &UNKNOWN_COMMIT))?,
+            "queue_by" => self.queue_by = arg.value(value::keys)?,
+            "escalate_after" => self.escalate_after = arg.value(|value| Count::parse_from_one(name, value))?,
+            "begin" => self.begin = arg.value(|value| value::word(value, &BEGIN))?,
             _ => return Err(unknown(&arg.key)),
         }
         Ok(())
@@ -146,6 +156,15 @@ impl Args {
         }
     }
 
+    /// Whether something other than itself can end the body: the deadline, or a pipelined BEGIN.
+    pub(crate) fn limits_body(&self) -> bool {
+        let pipelined = match &self.begin {
+            Some(begin) => begin == "Pipelined",
+            None => self.read_only.is_some(),
+        };
+        pipelined || self.deadline.is_some()
+    }
+
     /// The `Policy`: what is stated, and the runtime's defaults for the rest.
     pub(crate) fn policy(&self, private: &TokenStream) -> TokenStream {
         let some = |value: TokenStream| quote!(::core::option::Option::Some(#value));
@@ -164,6 +183,8 @@ impl Args {
             ("idle_timeout", self.idle_timeout.as_ref().map(|time| some(time.expand()))),
             ("deadline", self.deadline.as_ref().map(|time| some(time.expand()))),
             ("unknown_commit", self.unknown_commit.as_ref().map(|what| quote!(#private::UnknownCommit::#what))),
+            ("escalate_after", self.escalate_after.as_ref().map(|count| some(quote!(#count)))),
+            ("begin", self.begin.as_ref().map(|begin| some(quote!(#private::Begin::#begin)))),
             ("retry_on", self.retry_on.as_ref().map(|codes| quote!(&[#(#codes),*]))),
         ];
         let stated: TokenStream = fields
@@ -293,7 +314,8 @@ mod tests {
             retries = 5, deadlock_retries = crate::LIMIT, isolation = "serializable", read_only, deferrable,
             base_delay = "250us", max_delay = limits::CAP, jitter = "equal", statement_timeout = "2s",
             lock_timeout = "20ms", idle_timeout = "1m", deadline = "3s", unknown_commit = "token", retry_if = |e| e.is_stale(), retry_on = ["23505", "23P01"],
-            source = &self.pool, name = "transfer", crate = ::renamed, allow_mut,
+            source = &self.pool, name = "transfer", crate = ::renamed, allow_mut, queue_by = [from, to],
+            escalate_after = 2, begin = "pipelined",
         });
         assert_eq!(faults, [""; 0]);
     }

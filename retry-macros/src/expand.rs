@@ -67,6 +67,10 @@ fn function(args: &Args, item: &Item, shape: Shape) -> TokenStream {
         sig.inputs.insert(usize::from(sig.receiver().is_some()), parse_quote!(#source: #ty));
         (TokenStream::new(), quote!(::core::convert::Into::into(#source)))
     };
+    let queue_by = args.queue_by.as_ref().map(|keys| {
+        let stripes = keys.iter().map(|key| over(key, quote_spanned!(span=> #private::Stripe::of(&(#key)))));
+        quote_spanned!(span=> .queue_by([#(#stripes),*]))
+    });
     let name = if let Some(name) = &args.name {
         name.to_token_stream()
     } else {
@@ -94,7 +98,7 @@ fn function(args: &Args, item: &Item, shape: Shape) -> TokenStream {
             #body
         }
     };
-    let (limit, attempt) = if args.deadline.is_some() {
+    let (limit, attempt) = if args.limits_body() {
         (Some(quote_spanned!(span=> let __limit = __tx.limit();)), quote_spanned!(in_body=> __limit.body(#attempt)))
     } else {
         (None, attempt)
@@ -117,7 +121,7 @@ fn function(args: &Args, item: &Item, shape: Shape) -> TokenStream {
             let mut __run = {
                 #[allow(clippy::needless_update)]
                 static __SITE: #private::Site = #private::Site::new(#name, #policy);
-                #private::Run::new(#start, &__SITE)
+                #private::Run::new(#start, &__SITE) #queue_by
             };
             loop {
                 let __ended = match __run.begin().await {

@@ -35,6 +35,19 @@ impl Count {
     }
 }
 
+impl Count {
+    /// A number of things that there has to be one of.
+    pub(crate) fn parse_from_one(key: &str, value: &Expr) -> Result<Self> {
+        match Self::parse(key, value)? {
+            Self::Literal(0) => Err(Error::new_spanned(
+                value,
+                "expected a number from 1; to run calls one at a time from the first attempt on, write `queue_by = ()`",
+            )),
+            count => Ok(count),
+        }
+    }
+}
+
 impl ToTokens for Count {
     fn to_tokens(&self, tokens: &mut TokenStream) {
         match self {
@@ -153,6 +166,17 @@ pub(crate) fn sqlstates(value: &Expr) -> Result<Vec<LitStr>> {
 
 fn is_sqlstate(code: &str) -> bool {
     code.len() == 5 && code.bytes().all(|byte| byte.is_ascii_digit() || byte.is_ascii_uppercase())
+}
+
+/// One key, or a list of them.
+pub(crate) fn keys(value: &Expr) -> Result<Vec<Expr>> {
+    match value {
+        Expr::Array(array) if array.elems.is_empty() => {
+            Err(Error::new_spanned(value, "expected a key, as in `queue_by = id` or `queue_by = [from, to]`"))
+        }
+        Expr::Array(array) => Ok(array.elems.iter().cloned().collect()),
+        _ => Ok(vec![value.clone()]),
+    }
 }
 
 /// A function to call with the body's error: a path or a closure.

@@ -5,7 +5,7 @@ use std::pin::{Pin, pin};
 use std::task::{Context, Poll, Waker, ready};
 
 use futures_core::Stream;
-use tokio_postgres::{Client, Error as PgError, SimpleQueryStream};
+use tokio_postgres::{Client, Error as PgError, SimpleQueryMessage, SimpleQueryRow, SimpleQueryStream};
 
 /// The answer to a message of simple statements that has been sent.
 pub(crate) struct Answer(Pin<Box<SimpleQueryStream>>);
@@ -27,10 +27,22 @@ impl Answer {
     }
 
     pub(crate) fn poll_end(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), PgError>> {
-        while let Some(message) = ready!(self.0.as_mut().poll_next(cx)) {
-            message?;
+        while let Some(row) = ready!(self.poll_row(cx)) {
+            row?;
         }
         Poll::Ready(Ok(()))
+    }
+
+    /// Reads up to the next row. `None`: the answer is at its end.
+    pub(crate) fn poll_row(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<SimpleQueryRow, PgError>>> {
+        while let Some(message) = ready!(self.0.as_mut().poll_next(cx)) {
+            match message {
+                Ok(SimpleQueryMessage::Row(row)) => return Poll::Ready(Some(Ok(row))),
+                Ok(_) => {}
+                Err(error) => return Poll::Ready(Some(Err(error))),
+            }
+        }
+        Poll::Ready(None)
     }
 }
 

@@ -1,7 +1,7 @@
-//! The wall-clock limit of a call.
+//! What ends a body before it returns: the wall-clock limit of the call, and a BEGIN that failed.
 
 use std::pin::Pin;
-use std::task::{Context, Poll, ready};
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use pin_project_lite::pin_project;
@@ -80,13 +80,14 @@ impl<F: Future> Future for Bounded<F> {
 pub struct Limit<'a> {
     pub(crate) deadline: Deadline,
     pub(crate) state: &'a State,
+    pub(crate) outermost: bool,
 }
 
 impl<'a> Limit<'a> {
-    /// Runs the body; cut off, it has failed with [`Error::DeadlineExceeded`].
+    /// Runs the body; cut off, it has failed with [`Error::DeadlineExceeded`]. What BEGIN said is the call's to tell.
     #[must_use]
     pub fn body<F: Future>(self, body: F) -> Body<'a, F> {
-        Body { body: self.deadline.bound(body), state: self.state }
+        Body { work: self.deadline.bound(body), state: self.state, outermost: self.outermost }
     }
 }
 
@@ -94,8 +95,16 @@ pin_project! {
     /// A body with an end.
     pub struct Body<'a, F> {
         #[pin]
-        body: Bounded<F>,
+        work: Bounded<F>,
         state: &'a State,
+        outermost: bool,
+    }
+}
+
+impl<F> Body<'_, F> {
+    /// Reads the answer to BEGIN where it is still missing. Whether it says that BEGIN has failed.
+    fn begin_failed(state: &State, outermost: bool, cx: &mut Context<'_>) -> bool {
+        outermost && state.begun.is_pending() && state.begun.poll(cx) == Poll::Ready(false)
     }
 }
 
@@ -104,11 +113,20 @@ impl<T, E: From<Error>, F: Future<Output = Result<T, E>>> Future for Body<'_, F>
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let this = self.project();
-        if let Ok(outcome) = ready!(this.body.poll(cx)) {
-            return Poll::Ready(outcome);
+        let cut_off = |phase| Poll::Ready(Err(E::from(Error::deadline(phase))));
+        if Self::begin_failed(this.state, *this.outermost, cx) {
+            return cut_off(Phase::Begin);
         }
-        this.state.expire();
-        Poll::Ready(Err(E::from(Error::deadline(Phase::Body))))
+        match this.work.poll(cx) {
+            Poll::Ready(Ok(outcome)) => Poll::Ready(outcome),
+            Poll::Ready(Err(Expired)) => {
+                this.state.expire();
+                cut_off(Phase::Body)
+            }
+            // Once more, now that the body has sent its first statement: from here on this task waits for both.
+            Poll::Pending if Self::begin_failed(this.state, *this.outermost, cx) => cut_off(Phase::Begin),
+            Poll::Pending => Poll::Pending,
+        }
     }
 }
 

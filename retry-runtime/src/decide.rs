@@ -17,6 +17,10 @@ pub(crate) enum Cause {
     Asked,
     /// Only the symptom (25P02) of an unanswered statement's failure was seen.
     Unseen,
+    /// A cancel request that was meant for something else hit BEGIN.
+    BeginCanceled,
+    /// BEGIN found a transaction that somebody had left open. That one is rolled back.
+    LeftOpen,
 }
 
 impl Cause {
@@ -30,6 +34,15 @@ impl Cause {
         }
     }
 
+    /// Whether the attempt lost to a concurrent one, as far as it is known.
+    pub(crate) fn is_conflict(self) -> bool {
+        match self {
+            Self::Class(class) => class.is_conflict(),
+            Self::Asked => true,
+            _ => false,
+        }
+    }
+
     /// Whether the session is of no use to the next attempt: gone, or with a server that only reads.
     pub(crate) fn needs_another_session(self) -> bool {
         matches!(self, Self::Class(Class::Connection | Class::ReadOnly))
@@ -37,6 +50,11 @@ impl Cause {
 
     pub(crate) fn is_stale_plan(self) -> bool {
         self == Self::Class(Class::StalePlan)
+    }
+
+    /// Whether this session, now that it is put right, is the best one for the next attempt.
+    pub(crate) fn keeps_session(self) -> bool {
+        self.is_stale_plan() || self == Self::LeftOpen
     }
 
     fn schedule(self) -> Schedule {
@@ -60,6 +78,8 @@ impl Cause {
             Self::Listed => "retry_on",
             Self::Asked => "retry_if",
             Self::Unseen => "unseen",
+            Self::BeginCanceled => "begin_canceled",
+            Self::LeftOpen => "left_open",
         }
     }
 }
@@ -70,18 +90,17 @@ pub(crate) struct Spent {
     retries: u32,
     deadlock_retries: u32,
     replanned: bool,
+    reopened: bool,
 }
 
 impl Spent {
     /// Takes one retry for `cause` and returns how long to wait before it. `None`: the budget is spent.
     pub(crate) fn take(&mut self, cause: Cause, policy: &Policy) -> Option<Duration> {
         let (spent, budget) = match cause {
-            Cause::Class(Class::StalePlan) => {
-                return (!std::mem::replace(&mut self.replanned, true)).then_some(Duration::ZERO);
-            }
-            Cause::Asked => (&mut self.deadlock_retries, policy.deadlock_retries()),
-            Cause::Class(class) if class.is_conflict() => (&mut self.deadlock_retries, policy.deadlock_retries()),
-            Cause::Class(_) | Cause::Listed | Cause::Unseen => (&mut self.retries, policy.retries),
+            Cause::Class(Class::StalePlan) => return once(&mut self.replanned),
+            Cause::LeftOpen => return once(&mut self.reopened),
+            _ if cause.is_conflict() => (&mut self.deadlock_retries, policy.deadlock_retries()),
+            _ => (&mut self.retries, policy.retries),
         };
         if *spent >= budget {
             return None;
@@ -89,6 +108,16 @@ impl Spent {
         *spent += 1;
         Some(backoff::delay(policy, cause.schedule(), *spent, &mut rand::rng()))
     }
+
+    /// How often the call has lost to a concurrent one.
+    pub(crate) fn conflicts(&self) -> u32 {
+        self.deadlock_retries
+    }
+}
+
+/// A retry outside the budgets, at once.
+fn once(spent: &mut bool) -> Option<Duration> {
+    (!std::mem::replace(spent, true)).then_some(Duration::ZERO)
 }
 
 #[cfg(test)]

@@ -61,6 +61,8 @@ pub enum Error {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Phase {
+    /// Waiting for other calls of the function in this process.
+    Queue,
     /// Waiting for a connection.
     Pool,
     /// Waiting for the answer to `BEGIN`.
@@ -76,6 +78,7 @@ pub enum Phase {
 impl Phase {
     pub(crate) fn as_str(self) -> &'static str {
         match self {
+            Self::Queue => "waiting for other calls",
             Self::Pool => "waiting for a connection",
             Self::Begin => "waiting for BEGIN",
             Self::Body => "running the body",

@@ -1,6 +1,6 @@
 //! Which transaction it was: by this, the outcome of a lost `COMMIT` can be found out.
 
-use tokio_postgres::SimpleQueryMessage;
+use tokio_postgres::{SimpleQueryMessage, SimpleQueryRow};
 
 /// Asks for a transaction's identity, in the message of `BEGIN`.
 ///
@@ -72,8 +72,7 @@ impl Identity {
     }
 
     /// Reads the answer to [`ASK`]. `None`: it is not there, or not understood.
-    pub(crate) fn read(messages: &[SimpleQueryMessage]) -> Option<Self> {
-        let row = last_row(messages)?;
+    pub(crate) fn read(row: &SimpleQueryRow) -> Option<Self> {
         let field = |index| row.get(index).map(str::to_owned);
         let incarnation = Incarnation { timeline: field(2)?, stats_reset: field(3)?, system: field(4)? };
         let xact = Xact { xid: row.get(0)?.parse().ok()?, pid: row.get(1)?.parse().ok()?, incarnation };
@@ -87,7 +86,7 @@ impl Identity {
 }
 
 /// The row of the last statement that gave one.
-pub(crate) fn last_row(messages: &[SimpleQueryMessage]) -> Option<&tokio_postgres::SimpleQueryRow> {
+pub(crate) fn last_row(messages: &[SimpleQueryMessage]) -> Option<&SimpleQueryRow> {
     messages.iter().rev().find_map(|message| match message {
         SimpleQueryMessage::Row(row) => Some(row),
         _ => None,

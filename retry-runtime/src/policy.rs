@@ -40,6 +40,19 @@ pub enum Jitter {
     None,
 }
 
+/// Whether the body waits for the answer to `BEGIN`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Begin {
+    /// The body runs once `BEGIN` has succeeded.
+    Awaited,
+    /// The body runs at once, and its first statement leaves in the flight of `BEGIN`: a round trip less.
+    ///
+    /// Nothing else leaves before `BEGIN` is answered, and where it failed the attempt ends. But where it failed on a
+    /// connection that goes on (a stray cancel request hit it, say), the first statement ran outside of the
+    /// transaction, and what it wrote stays. So it is for functions whose first statement only reads.
+    Pipelined,
+}
+
 /// What to do when the answer to `COMMIT` is lost, and with it the knowledge whether the transaction is committed.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub enum UnknownCommit {
@@ -96,6 +109,12 @@ pub struct Policy {
     pub deadline: Option<Duration>,
     /// What to do when the answer to `COMMIT` is lost. Default: [`UnknownCommit::Fail`].
     pub unknown_commit: UnknownCommit,
+    /// After how many lost conflicts a call runs alone among those of its function that lost as many, without
+    /// sleeping between its attempts. `None`, the default: never.
+    pub escalate_after: Option<u32>,
+    /// Whether the body waits for the answer to `BEGIN`. `None`, the default: [`Begin::Pipelined`] where `read_only`,
+    /// [`Begin::Awaited`] otherwise.
+    pub begin: Option<Begin>,
 }
 
 impl Policy {
@@ -115,6 +134,8 @@ impl Policy {
         retry_on: &[],
         deadline: None,
         unknown_commit: UnknownCommit::Fail,
+        escalate_after: None,
+        begin: None,
     };
 
     /// The retries after losing to a concurrent transaction.
@@ -124,6 +145,16 @@ impl Policy {
             Some(retries) => retries,
             None if self.retries > 5 => self.retries,
             None => 5,
+        }
+    }
+
+    /// Whether the body waits for the answer to `BEGIN`.
+    #[must_use]
+    pub const fn begin(&self) -> Begin {
+        match self.begin {
+            Some(begin) => begin,
+            None if self.read_only => Begin::Pipelined,
+            None => Begin::Awaited,
         }
     }
 
@@ -144,6 +175,10 @@ impl Policy {
         assert!(
             !self.deferrable || (self.read_only && matches!(self.isolation, Some(Isolation::Serializable))),
             "`deferrable` has an effect only together with `read_only` and `isolation = \"serializable\"`"
+        );
+        assert!(
+            !matches!(self.escalate_after, Some(0)),
+            "`escalate_after` counts lost conflicts, from 1; `queue_by = ()` runs calls one at a time from the first"
         );
         let timeouts = [self.statement_timeout, self.lock_timeout, self.idle_timeout];
         let mut i = 0;
@@ -253,5 +288,6 @@ mod tests {
         assert!(refused(Policy { deferrable: true, read_only: true, ..Policy::DEFAULT }));
         assert!(refused(Policy { lock_timeout: Some(Duration::from_micros(999)), ..Policy::DEFAULT }));
         assert!(refused(Policy { idle_timeout: Some(Duration::MAX), ..Policy::DEFAULT }));
+        assert!(refused(Policy { escalate_after: Some(0), ..Policy::DEFAULT }));
     }
 }

@@ -4,7 +4,8 @@ use std::error::Error as StdError;
 
 pub use crate::__seen as seen;
 pub use crate::classify::Failure;
-pub use crate::policy::{Isolation, Jitter, Policy, UnknownCommit};
+pub use crate::policy::{Begin, Isolation, Jitter, Policy, UnknownCommit};
+pub use crate::queue::{Key, Stripe};
 pub use crate::run::{Run, Site};
 pub use crate::settle::Seen;
 pub use crate::source::Source;

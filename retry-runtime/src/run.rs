@@ -3,6 +3,7 @@
 use std::error::Error as StdError;
 use std::ops::ControlFlow;
 use std::sync::OnceLock;
+use std::time::Duration;
 
 use tokio::time::sleep;
 
@@ -16,6 +17,7 @@ use crate::events;
 use crate::handle::Handle;
 use crate::hooks::When;
 use crate::policy::Policy;
+use crate::queue::{Queues, Stripe, Waits};
 use crate::resolve::{CommitOutcome, find_out};
 use crate::settle::{End, Ended};
 use crate::source::{Kind, Pool, Session, Source};
@@ -31,6 +33,7 @@ pub struct Site {
     pub(crate) name: &'static str,
     pub(crate) policy: Policy,
     begin: OnceLock<String>,
+    queues: Queues,
 }
 
 impl Site {
@@ -38,7 +41,7 @@ impl Site {
     #[must_use]
     pub const fn new(name: &'static str, policy: Policy) -> Self {
         policy.validate();
-        Self { name, policy, begin: OnceLock::new() }
+        Self { name, policy, begin: OnceLock::new(), queues: Queues::new() }
     }
 
     pub(crate) fn begin_sql(&self) -> &str {
@@ -54,6 +57,8 @@ pub struct Run<'a> {
     /// The pool's session, while an attempt has it.
     session: Option<Box<dyn Session>>,
     state: State,
+    /// For other calls of the function. Boxed, as most calls wait for none.
+    waits: Option<Box<Waits>>,
     attempt: u32,
     spent: Spent,
     /// Why the last attempt failed.
@@ -65,8 +70,7 @@ pub struct Run<'a> {
 pub struct Refused(End);
 
 impl Refused {
-    pub(crate) fn new(error: Error, failure: Option<Failure>, policy: &Policy) -> Self {
-        let cause = failure.as_ref().and_then(|failure| Cause::of(failure, policy));
+    pub(crate) fn new(error: Error, failure: Option<Failure>, cause: Option<Cause>) -> Self {
         let lost = failure.as_ref().is_some_and(|failure| failure.lost);
         let discard = lost || cause.is_some_and(Cause::needs_another_session);
         Self(End { outcome: Some(When::RolledBack), cause, failure, discard, error: Some(error) })
@@ -76,6 +80,12 @@ impl Refused {
     pub(crate) fn discard(mut self) -> Self {
         self.0.discard = true;
         self
+    }
+}
+
+impl From<Refused> for End {
+    fn from(Refused(end): Refused) -> Self {
+        end
     }
 }
 
@@ -97,10 +107,20 @@ impl<'a> Run<'a> {
             deadline: Deadline::after(site.policy.deadline),
             session: None,
             state: State::default(),
+            waits: None,
             attempt: 0,
             spent: Spent::default(),
             last: None,
         }
+    }
+
+    /// Has the call wait for those with equal keys. A nested call waits for nobody.
+    #[must_use]
+    pub fn queue_by<const N: usize>(mut self, stripes: [Stripe; N]) -> Self {
+        if !matches!(self.source, Kind::Nested(_)) {
+            self.waits = Some(Box::new(Waits::new(stripes.into())));
+        }
+        self
     }
 
     /// Begins an attempt: takes a session and sends BEGIN, or SAVEPOINT where the call is nested.
@@ -110,6 +130,10 @@ impl<'a> Run<'a> {
         }
         self.attempt += 1;
         self.state = State::default();
+        if self.has_escalated() || self.waits.is_some() {
+            // Boxed, as it is rare, and every call's future would have room for it.
+            Box::pin(self.wait_for_others()).await?;
+        }
         if let (Kind::Pool(pool), None) = (&self.source, &self.session) {
             self.session = Some(self.take_session(*pool).await?);
         }
@@ -123,6 +147,21 @@ impl<'a> Run<'a> {
         begin::transaction(Handle { client, session, state, site, deadline, attempt, depth: 0 }).await
     }
 
+    fn has_escalated(&self) -> bool {
+        self.site.policy.escalate_after.is_some_and(|conflicts| self.spent.conflicts() >= conflicts)
+    }
+
+    /// Waits for its turn among the calls with equal keys, and where it has escalated, among those that have too:
+    /// always in this order, so that no two calls wait for each other.
+    async fn wait_for_others(&mut self) -> Result<(), Refused> {
+        let alone = self.has_escalated();
+        let waits = self.waits.get_or_insert_default();
+        match self.deadline.bound(waits.wait(&self.site.queues, alone)).await {
+            Ok(()) => Ok(()),
+            Err(Expired) => Err(Refused::new(Error::deadline(Phase::Queue), None, None)),
+        }
+    }
+
     /// Takes a session out of the pool. One that is dead already costs no retry.
     async fn take_session(&self, pool: &dyn Pool) -> Result<Box<dyn Session>, Refused> {
         let mut passed_over = 0;
@@ -131,9 +170,10 @@ impl<'a> Run<'a> {
                 Ok(Ok(session)) => session,
                 Ok(Err(error)) => {
                     let failure = Failure::find(&error);
-                    return Err(Refused::new(error, failure, &self.site.policy));
+                    let cause = failure.as_ref().and_then(|failure| Cause::of(failure, &self.site.policy));
+                    return Err(Refused::new(error, failure, cause));
                 }
-                Err(Expired) => return Err(Refused::new(Error::deadline(Phase::Pool), None, &self.site.policy)),
+                Err(Expired) => return Err(Refused::new(Error::deadline(Phase::Pool), None, None)),
             };
             if !session.client().is_closed() || passed_over == DEAD_ON_ARRIVAL {
                 return Ok(session);
@@ -165,16 +205,19 @@ impl<'a> Run<'a> {
         if matches!(self.source, Kind::Nested(_)) {
             return end.error.map_or(Next::Return, Next::Fail);
         }
-        let replan = end.cause.is_some_and(Cause::is_stale_plan);
-        if let (true, Some(session)) = (replan, &self.session) {
+        if let (true, Some(session)) = (end.cause.is_some_and(Cause::is_stale_plan), &self.session) {
             session.clear_statement_cache();
         }
-        // A stale plan is retried at once, where its cache was cleared: other sessions have caches of their own.
+        let keep = end.cause.is_some_and(Cause::keeps_session);
         let hooks_wait = self.state.with_hooks(|hooks| hooks.len() > 0);
-        if !replan || hooks_wait || end.discard || self.state.is_dirty() {
+        if !keep || hooks_wait || end.discard || self.state.is_dirty() {
             self.release(&end);
         }
         self.find_out(&mut end).await;
+        // A hook may call this function again.
+        if hooks_wait || end.cause.is_none() {
+            self.with_waits(Waits::leave);
+        }
         for hook in self.state.with_hooks(|hooks| hooks.take(end.outcome)) {
             hook.await;
         }
@@ -192,6 +235,12 @@ impl<'a> Run<'a> {
             session.discard();
         } else if self.state.is_dirty() {
             clean_up::hand_over(session, self.state.take_commit(), self.site, self.attempt);
+        }
+    }
+
+    fn with_waits(&mut self, change: impl FnOnce(&mut Waits)) {
+        if let Some(waits) = &mut self.waits {
+            change(waits);
         }
     }
 
@@ -226,6 +275,9 @@ impl<'a> Run<'a> {
         let failure = end.failure.as_ref();
         let stranded = end.discard && matches!(self.source, Kind::Client(_));
         let delay = if stranded { None } else { self.spent.take(cause, &self.site.policy) };
+        // Waiting for its turn to run alone, and running alone, is all the delay that a lost conflict needs.
+        let alone = cause.is_conflict() && self.has_escalated();
+        let delay = if alone { delay.and(Some(Duration::ZERO)) } else { delay };
         let Some(delay) = delay else {
             events::give_up(self.site, self.attempt, cause, failure);
             return self.give_up(end.error, failure);
@@ -239,6 +291,8 @@ impl<'a> Run<'a> {
             None => end.failure.and_then(|failure| failure.db).map(|db| db as _),
         };
         if !delay.is_zero() {
+            // Those that escalated as well need not wait for the end of a sleep.
+            self.with_waits(Waits::leave_alone);
             sleep(delay).await;
         }
         Next::Again

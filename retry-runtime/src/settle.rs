@@ -1,10 +1,12 @@
 //! The end of an attempt: COMMIT or ROLLBACK, and what is known afterwards.
 
 use std::borrow::Cow;
+use std::future::poll_fn;
 
 use tokio_postgres::Error as PgError;
 
 use crate::answer::Answer;
+use crate::begin;
 use crate::classify::{Class, Failure};
 use crate::deadline::Expired;
 use crate::decide::Cause;
@@ -73,6 +75,12 @@ impl Transaction<'_> {
             let error = Some(Error::deadline(Phase::Body));
             return End { outcome: Some(When::RolledBack), failure: state.failure(), error, ..End::default() };
         }
+        if self.savepoint.is_some() {
+            poll_fn(|cx| state.poll_may_send(cx)).await;
+        } else if let Err(refused) = begin::answered(&self.handle).await {
+            self.ended |= !state.is_dirty();
+            return refused.into();
+        }
         if let Some(failure) = seen.failure {
             // Perhaps of another connection than ours: whether ours is lost, ROLLBACK will tell.
             state.record(Failure { lost: false, ..failure });
@@ -131,7 +139,7 @@ impl Transaction<'_> {
         let policy = &self.handle.site.policy;
         if policy.read_only || policy.unknown_commit != UnknownCommit::Token {
             let sql = if self.handle.state.all_is_well() { COMMIT } else { PROBE_AND_COMMIT };
-            return (Cow::Borrowed(sql), self.handle.state.take_identity());
+            return (Cow::Borrowed(sql), self.handle.state.begun.take_identity());
         }
         let (token, identity) = Identity::new_token();
         // In an aborted transaction this INSERT fails as the probe does.

@@ -3,13 +3,14 @@
 use std::future::poll_fn;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll};
 
 use tokio_postgres::Error as PgError;
 
 use crate::answer::Answer;
+use crate::begun::Begun;
 use crate::classify::Failure;
 use crate::hooks::Hooks;
-use crate::identity::Identity;
 
 /// Shared by the handles of an attempt: the transaction's and those of its savepoints.
 #[derive(Debug, Default)]
@@ -29,6 +30,7 @@ pub(crate) struct State {
     dirty: AtomicBool,
     /// Whether the deadline has cut the body off.
     expired: AtomicBool,
+    pub(crate) begun: Begun,
     notes: Mutex<Notes>,
 }
 
@@ -46,7 +48,6 @@ struct Notes {
     hooks: Hooks,
     /// The answer to COMMIT, while it is waited for.
     commit: Option<Answer>,
-    identity: Option<Identity>,
 }
 
 #[derive(Clone, Debug)]
@@ -61,6 +62,15 @@ impl State {
         let statement = self.sent.fetch_add(1, Ordering::Relaxed);
         self.open.fetch_add(1, Ordering::Relaxed);
         Ticket { state: self, statement, doubts: self.doubts.load(Ordering::Relaxed), open: true, end_unseen: false }
+    }
+
+    /// Whether the next statement may leave: the first need not wait for the answer to BEGIN.
+    pub(crate) fn poll_may_send(&self, cx: &mut Context<'_>) -> Poll<()> {
+        if !self.begun.is_pending() || self.sent.load(Ordering::Relaxed) == 0 {
+            return Poll::Ready(());
+        }
+        self.begun.wait(cx);
+        Poll::Pending
     }
 
     /// Whether every statement was seen to end well: the transaction cannot be aborted, and COMMIT commits it.
@@ -131,15 +141,6 @@ impl State {
 
     pub(crate) fn has_expired(&self) -> bool {
         self.expired.load(Ordering::Relaxed)
-    }
-
-    /// The transaction's identity, where it was asked for.
-    pub(crate) fn set_identity(&self, identity: Identity) {
-        self.notes().identity = Some(identity);
-    }
-
-    pub(crate) fn take_identity(&self) -> Option<Identity> {
-        self.notes().identity.take()
     }
 
     /// Waits for the answer to COMMIT. It is kept here, where it outlives a wait that is dropped.

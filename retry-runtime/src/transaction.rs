@@ -50,11 +50,12 @@ pub(crate) struct Mark {
 }
 
 impl<'a> Transaction<'a> {
-    /// Bounds the body by the call's deadline.
+    /// Bounds the body by the call's deadline and by the answer to a pipelined BEGIN.
     #[doc(hidden)]
     #[must_use]
     pub fn limit(&self) -> Limit<'a> {
-        Limit { deadline: self.handle.deadline, state: self.handle.state }
+        let Handle { deadline, state, depth, .. } = self.handle;
+        Limit { deadline, state, outermost: depth == 0 }
     }
 
     /// Which attempt this is: 1 for the first.
@@ -262,7 +263,10 @@ impl<'a, T, F: Future<Output = Result<T, Error>>> Future for Watch<'a, F> {
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let this = self.project();
         let state: &'a State = this.state;
-        this.ticket.get_or_insert_with(|| state.send());
+        if this.ticket.is_none() {
+            ready!(state.poll_may_send(cx));
+            *this.ticket = Some(state.send());
+        }
         let result = ready!(this.statement.poll(cx));
         let mut ticket = this.ticket.take().expect("put there at the first poll");
         Poll::Ready(match result {

@@ -28,14 +28,22 @@ async fn report(totals: &mut Vec<i64>) -> Result<(), BankError> {
                     ::core::time::Duration::from_micros(3000000u64),
                 ),
                 unknown_commit: bank::retry::__private::UnknownCommit::Token,
+                escalate_after: ::core::option::Option::Some(2),
+                begin: ::core::option::Option::Some(
+                    bank::retry::__private::Begin::Awaited,
+                ),
                 retry_on: &["23505", "23P01"],
                 ..bank::retry::__private::Policy::DEFAULT
             },
         );
         bank::retry::__private::Run::new(
-            bank::retry::__private::Source::from(source),
-            &__SITE,
-        )
+                bank::retry::__private::Source::from(source),
+                &__SITE,
+            )
+            .queue_by([
+                bank::retry::__private::Stripe::of(&(totals.len())),
+                bank::retry::__private::Stripe::of(&("report")),
+            ])
     };
     loop {
         let __ended = match __run.begin().await {
