@@ -25,6 +25,18 @@ pub(crate) enum Strategy {
     Default,
     /// ... with lock_timeout = "20ms"
     LockTimeout,
+    /// ... with escalate_after = 2
+    Escalate,
+    /// ... with queue_by = both rows
+    Queue,
+    /// #[transactional] with begin = "pipelined"
+    Pipelined,
+    /// ... with lock_timeout = "20ms"
+    PipelinedLockTimeout,
+    /// ... with escalate_after = 2
+    PipelinedEscalate,
+    /// ... with queue_by = both rows
+    PipelinedQueue,
 }
 
 impl Strategy {
@@ -42,6 +54,12 @@ impl Strategy {
             Self::AsItComes => ours::as_it_comes(&run.pool, run, transfer).await,
             Self::Default => ours::default(&run.pool, run, transfer).await,
             Self::LockTimeout => ours::lock_timeout(&run.pool, run, transfer).await,
+            Self::Escalate => ours::escalate(&run.pool, run, transfer).await,
+            Self::Queue => ours::queue(&run.pool, run, transfer).await,
+            Self::Pipelined => ours::pipelined(&run.pool, run, transfer).await,
+            Self::PipelinedLockTimeout => ours::pipelined_lock_timeout(&run.pool, run, transfer).await,
+            Self::PipelinedEscalate => ours::pipelined_escalate(&run.pool, run, transfer).await,
+            Self::PipelinedQueue => ours::pipelined_queue(&run.pool, run, transfer).await,
         }
     }
 

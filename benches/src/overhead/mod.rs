@@ -41,11 +41,11 @@ pub(crate) struct Args {
     blocks: usize,
 
     /// Bursts of each variant in a block
-    #[arg(long, default_value_t = 10)]
+    #[arg(long, default_value_t = 40)]
     bursts: usize,
 
     /// The length of a burst
-    #[arg(long, value_parser = humantime::parse_duration, default_value = "40ms")]
+    #[arg(long, value_parser = humantime::parse_duration, default_value = "10ms")]
     burst: Duration,
 
     /// Only these variants

@@ -52,8 +52,11 @@ macro_rules! on_pool {
 
 on_client!(OnClient);
 on_pool!(OnPool);
+on_client!(Pipelined, begin = "pipelined");
+on_pool!(PipelinedOnPool, begin = "pipelined");
 on_pool!(
     Safe,
+    begin = "pipelined",
     isolation = "serializable",
     deadline = "10s",
     statement_timeout = "5s",

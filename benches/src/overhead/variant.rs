@@ -24,8 +24,12 @@ pub(crate) enum Variant {
     Ours,
     /// #[transactional] on deadpool
     OursPool,
-    /// ... serializable, with a deadline, both timeouts and unknown_commit = "token"
-    OursSafe,
+    /// #[transactional] on a client with begin = "pipelined"
+    Pipelined,
+    /// #[transactional] on deadpool with begin = "pipelined"
+    PipelinedPool,
+    /// ... also serializable, with a deadline, both timeouts and unknown_commit = "token"
+    PipelinedSafe,
 }
 
 impl Variant {
@@ -39,9 +43,11 @@ impl Variant {
             Self::Raw => on_clients(cluster, sessions, by_hand::Raw).await?,
             Self::Backon => on_clients(cluster, sessions, by_hand::Backon).await?,
             Self::Ours => on_clients(cluster, sessions, ours::OnClient).await?,
+            Self::Pipelined => on_clients(cluster, sessions, ours::Pipelined).await?,
             Self::Deadpool => on_pool(sessions, &pool(&config, sessions), by_hand::Deadpool),
             Self::OursPool => on_pool(sessions, &pool(&config, sessions), ours::OnPool),
-            Self::OursSafe => on_pool(sessions, &pool(&config, sessions), ours::Safe),
+            Self::PipelinedPool => on_pool(sessions, &pool(&config, sessions), ours::PipelinedOnPool),
+            Self::PipelinedSafe => on_pool(sessions, &pool(&config, sessions), ours::Safe),
             Self::Sqlx => on_pool(sessions, &sqlx::pool(cluster, u32::try_from(sessions)?).await?, sqlx::Sqlx),
             Self::Diesel => on_pool(sessions, &diesel::pool(cluster, sessions)?, diesel::Diesel),
         })
