@@ -3,6 +3,7 @@
 //! `overhead` asks what a transaction costs where nothing goes wrong, `contention` what survives where transactions
 //! get in each other's way, and `charts` draws what the two wrote.
 
+mod charts;
 mod contention;
 mod delay;
 mod environment;
@@ -28,6 +29,8 @@ enum Command {
     Overhead(overhead::Args),
     /// Many callers, few rows: which retry strategy commits most, and how long its slowest calls take
     Contention(contention::Args),
+    /// Draws what the two wrote with --csv as SVG
+    Charts(charts::Args),
 }
 
 fn main() -> anyhow::Result<()> {
@@ -41,6 +44,7 @@ fn main() -> anyhow::Result<()> {
         match cli.command {
             Command::Overhead(args) => overhead::run(&args).await,
             Command::Contention(args) => contention::run(&args).await,
+            Command::Charts(args) => charts::run(&args),
         }
     })
 }

@@ -16,14 +16,14 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::ensure;
-use clap::ValueEnum;
 use rand::seq::SliceRandom;
 use retry_tests::connect;
 
 use self::load::Load;
+pub(crate) use self::report::Line;
 use self::report::Report;
 use self::scenario::{Isolation, Scenario};
-use self::strategy::Strategy;
+pub(crate) use self::strategy::Strategy;
 use crate::environment::{Cluster, Environment, EnvironmentArgs};
 use crate::summary::append_csv;
 
@@ -83,7 +83,7 @@ pub(crate) async fn run(args: &Args) -> anyhow::Result<()> {
 }
 
 async fn measure(args: &Args, environment: Environment, cluster: &Cluster, scenario: Scenario) -> anyhow::Result<()> {
-    let strategies = if args.only.is_empty() { Strategy::value_variants() } else { &args.only };
+    let strategies = if args.only.is_empty() { Strategy::all() } else { &args.only };
     let load = Load { length: Duration::from_secs_f64(args.seconds), rate: args.rate };
     let admin = connect(&cluster.direct()).await;
     let mut report = Report { environment, scenario, load, strategies, rounds: Vec::new() };

@@ -36,6 +36,15 @@ pub(crate) struct Line {
     pub(crate) max: f64,
 }
 
+impl Line {
+    /// What the runs of one scenario have in common.
+    pub(crate) fn title(&self) -> String {
+        let Self { isolation, keys, callers, latency, disk, .. } = self;
+        let arrivals = self.rate.map_or_else(|| "closed loop".to_owned(), |rate| format!("{rate} calls per s"));
+        format!("{isolation}, {keys} keys, {callers} callers, {arrivals}, latency {latency} ms, disk {disk} ms")
+    }
+}
+
 /// The runs of one scenario: for each round, for each strategy, in the order of the strategies.
 #[derive(Debug)]
 pub(crate) struct Report<'a> {

@@ -5,6 +5,7 @@ use clap::ValueEnum;
 use super::attempt::Run;
 use super::scenario::Transfer;
 use super::{ours, peers};
+use crate::charts::Owner;
 
 /// A way to make a call that may lose conflicts. All have the same limit of retries, but for `AsItComes`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -43,6 +44,15 @@ impl Strategy {
     /// The one that the others are measured by.
     pub(crate) const BASELINE: Self = Self::Immediate;
 
+    /// Whose it is.
+    pub(crate) fn owner(self) -> Owner {
+        match self {
+            Self::BASELINE => Owner::Baseline,
+            Self::Utopia | Self::Yugabyte | Self::Asyncpg | Self::Backon => Owner::Peer,
+            _ => Owner::Ours,
+        }
+    }
+
     /// Makes one call, with all its retries.
     pub(crate) async fn call(self, run: &Run, transfer: Transfer) -> anyhow::Result<()> {
         match self {
@@ -61,6 +71,11 @@ impl Strategy {
             Self::PipelinedEscalate => ours::pipelined_escalate(&run.pool, run, transfer).await,
             Self::PipelinedQueue => ours::pipelined_queue(&run.pool, run, transfer).await,
         }
+    }
+
+    /// All of them, the peers first.
+    pub(crate) fn all() -> &'static [Self] {
+        Self::value_variants()
     }
 
     /// As on the command line.

@@ -16,13 +16,13 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::{Context, ensure};
-use clap::ValueEnum;
 use rand::seq::SliceRandom;
 use retry_tests::connect;
 
 use self::burst::Crew;
+pub(crate) use self::report::Line;
 use self::report::Report;
-use self::variant::Variant;
+pub(crate) use self::variant::Variant;
 use crate::environment::{Cluster, Environment, EnvironmentArgs};
 use crate::summary::append_csv;
 
@@ -41,11 +41,11 @@ pub(crate) struct Args {
     blocks: usize,
 
     /// Bursts of each variant in a block
-    #[arg(long, default_value_t = 40)]
+    #[arg(long, default_value_t = 20)]
     bursts: usize,
 
     /// The length of a burst
-    #[arg(long, value_parser = humantime::parse_duration, default_value = "10ms")]
+    #[arg(long, value_parser = humantime::parse_duration, default_value = "20ms")]
     burst: Duration,
 
     /// Only these variants
@@ -74,7 +74,7 @@ pub(crate) async fn run(args: &Args) -> anyhow::Result<()> {
 }
 
 async fn measure(args: &Args, environment: Environment, cluster: &Cluster, connections: usize) -> anyhow::Result<()> {
-    let variants = if args.only.is_empty() { Variant::value_variants() } else { &args.only };
+    let variants = if args.only.is_empty() { Variant::all() } else { &args.only };
     let admin = connect(&cluster.direct()).await;
     session::reset(&admin).await?;
     let mut crews = Vec::new();

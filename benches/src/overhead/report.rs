@@ -27,6 +27,14 @@ pub(crate) struct Line {
     pub(crate) p99: f64,
 }
 
+impl Line {
+    /// What the blocks of one environment have in common.
+    pub(crate) fn title(&self) -> String {
+        let Self { connections, latency, disk, .. } = self;
+        format!("{connections} connections, latency {latency} ms, disk {disk} ms")
+    }
+}
+
 /// The blocks of one environment: for each, the latencies of each variant.
 #[derive(Debug)]
 pub(crate) struct Report<'a> {

@@ -5,6 +5,7 @@ use retry_tests::{connect, pool};
 
 use super::session::{Session, Statements};
 use super::{by_hand, diesel, ours, sqlx};
+use crate::charts::Owner;
 use crate::environment::Cluster;
 
 /// A way to write a transaction.
@@ -36,6 +37,15 @@ impl Variant {
     /// The one that the others are measured by.
     pub(crate) const BASELINE: Self = Self::Raw;
 
+    /// Whose it is.
+    pub(crate) fn owner(self) -> Owner {
+        match self {
+            Self::BASELINE => Owner::Baseline,
+            Self::Backon | Self::Deadpool | Self::Sqlx | Self::Diesel => Owner::Peer,
+            _ => Owner::Ours,
+        }
+    }
+
     /// Opens so many sessions. Those on a pool share one of that size.
     pub(crate) async fn open(self, cluster: &Cluster, sessions: usize) -> anyhow::Result<Vec<Box<dyn Session>>> {
         let config = cluster.config();
@@ -51,6 +61,11 @@ impl Variant {
             Self::Sqlx => on_pool(sessions, &sqlx::pool(cluster, u32::try_from(sessions)?).await?, sqlx::Sqlx),
             Self::Diesel => on_pool(sessions, &diesel::pool(cluster, sessions)?, diesel::Diesel),
         })
+    }
+
+    /// All of them, the peers first.
+    pub(crate) fn all() -> &'static [Self] {
+        Self::value_variants()
     }
 
     /// As on the command line.

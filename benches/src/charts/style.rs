@@ -1,0 +1,35 @@
+//! The colours and letters of all charts.
+
+use plotters::prelude::*;
+use plotters::style::text_anchor::{HPos, Pos, VPos};
+
+pub(crate) const BACKGROUND: RGBColor = RGBColor(252, 252, 250);
+pub(crate) const INK: RGBColor = RGBColor(40, 44, 52);
+pub(crate) const GRID: RGBColor = RGBColor(226, 226, 222);
+const BASELINE: RGBColor = RGBColor(90, 96, 106);
+const PEER: RGBColor = RGBColor(58, 110, 165);
+const OURS: RGBColor = RGBColor(205, 92, 20);
+
+/// Whose a bar or point is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Owner {
+    Baseline,
+    Peer,
+    Ours,
+}
+
+impl Owner {
+    pub(crate) fn color(self) -> RGBColor {
+        match self {
+            Self::Baseline => BASELINE,
+            Self::Peer => PEER,
+            Self::Ours => OURS,
+        }
+    }
+}
+
+/// Text of a size and colour. The family is a generic one: whoever shows the chart has it.
+pub(crate) fn text(size: u32, color: RGBColor, horizontal: HPos, vertical: VPos) -> TextStyle<'static> {
+    TextStyle { color: color.to_backend_color(), ..TextStyle::from(("sans-serif", size)) }
+        .pos(Pos::new(horizontal, vertical))
+}
