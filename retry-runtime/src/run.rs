@@ -126,7 +126,7 @@ impl<'a> Run<'a> {
     /// Begins an attempt: takes a session and sends BEGIN, or SAVEPOINT where the call is nested.
     pub async fn begin(&mut self) -> Result<Transaction<'_>, Refused> {
         if let Kind::Nested(parent) = self.source {
-            return begin::savepoint(parent, self.site).await;
+            return begin::savepoint(*parent, self.site).await;
         }
         self.attempt += 1;
         self.state = State::default();
