@@ -117,9 +117,7 @@ impl<'a> Run<'a> {
     /// Has the call wait for those with equal keys. A nested call waits for nobody.
     #[must_use]
     pub fn queue_by<const N: usize>(mut self, stripes: [Stripe; N]) -> Self {
-        if !matches!(self.source, Kind::Nested(_)) {
-            self.waits = Some(Box::new(Waits::new(stripes.into())));
-        }
+        self.waits = Some(Box::new(Waits::new(stripes.into())));
         self
     }
 
