@@ -21,7 +21,7 @@ pub(crate) struct Begun {
 struct Notes {
     answer: Option<Answer>,
     error: Option<PgError>,
-    identity: Option<Identity>,
+    identity: Option<Box<Identity>>,
     /// The statements that wait for the answer.
     waiting: Vec<Waker>,
 }
@@ -44,7 +44,7 @@ impl Begun {
         let notes = &mut *notes;
         while let Some(answer) = &mut notes.answer {
             match ready!(answer.poll_row(cx)) {
-                Some(Ok(row)) => notes.identity = Identity::read(&row),
+                Some(Ok(row)) => notes.identity = Identity::read(&row).map(Box::new),
                 Some(Err(error)) => {
                     notes.answer = None;
                     notes.error = Some(error);
@@ -73,7 +73,7 @@ impl Begun {
     }
 
     /// The transaction's identity, where BEGIN asked for it.
-    pub(crate) fn take_identity(&self) -> Option<Identity> {
+    pub(crate) fn take_identity(&self) -> Option<Box<Identity>> {
         self.notes().identity.take()
     }
 

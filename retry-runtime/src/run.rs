@@ -117,16 +117,14 @@ impl<'a> Run<'a> {
     /// Has the call wait for those with equal keys. A nested call waits for nobody.
     #[must_use]
     pub fn queue_by<const N: usize>(mut self, stripes: [Stripe; N]) -> Self {
-        if !matches!(self.source, Kind::Nested(_)) {
-            self.waits = Some(Box::new(Waits::new(stripes.into())));
-        }
+        self.waits = Some(Box::new(Waits::new(stripes.into())));
         self
     }
 
     /// Begins an attempt: takes a session and sends BEGIN, or SAVEPOINT where the call is nested.
     pub async fn begin(&mut self) -> Result<Transaction<'_>, Refused> {
         if let Kind::Nested(parent) = self.source {
-            return begin::savepoint(parent, self.site).await;
+            return begin::savepoint(*parent, self.site).await;
         }
         self.attempt += 1;
         self.state = State::default();

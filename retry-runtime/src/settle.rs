@@ -135,7 +135,7 @@ impl Transaction<'_> {
     }
 
     /// The message that commits, and by what the outcome can be found out where its answer is lost.
-    fn commit_sql(&self) -> (Cow<'static, str>, Option<Identity>) {
+    fn commit_sql(&self) -> (Cow<'static, str>, Option<Box<Identity>>) {
         let policy = &self.handle.site.policy;
         if policy.read_only || policy.unknown_commit != UnknownCommit::Token {
             let sql = if self.handle.state.all_is_well() { COMMIT } else { PROBE_AND_COMMIT };
@@ -144,7 +144,7 @@ impl Transaction<'_> {
         let (token, identity) = Identity::new_token();
         // In an aborted transaction this INSERT fails as the probe does.
         let sql = format!("INSERT INTO transactional_commits (token) VALUES ('{token}'); COMMIT");
-        (Cow::Owned(sql), Some(identity))
+        (Cow::Owned(sql), Some(Box::new(identity)))
     }
 
     /// The body returned `Ok` in a transaction that must not, or cannot, be committed.
@@ -156,7 +156,7 @@ impl Transaction<'_> {
 
     /// The answer to COMMIT is missing, for good (`Some`) or until the deadline. A transaction that only read has
     /// nothing to lose by it.
-    fn commit_lost(&self, error: Option<PgError>, identity: Option<Identity>) -> End {
+    fn commit_lost(&self, error: Option<PgError>, identity: Option<Box<Identity>>) -> End {
         let policy = &self.handle.site.policy;
         let failure = error.as_ref().map(Failure::from_driver);
         // Where the outcome is looked up, nobody need wait for the answer any more.
@@ -169,7 +169,6 @@ impl Transaction<'_> {
         events::commit_unknown(self.handle.site, self.handle.attempt, failure.as_ref());
         let again = policy.unknown_commit == UnknownCommit::Retry;
         let cause = again.then_some(Cause::Class(Class::Connection));
-        let identity = identity.map(Box::new);
         End { outcome: None, cause, failure, discard, error: Some(Error::CommitUnknown { identity, source: error }) }
     }
 

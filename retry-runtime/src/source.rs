@@ -27,7 +27,7 @@ pub struct Source<'a>(pub(crate) Kind<'a>);
 pub(crate) enum Kind<'a> {
     Pool(&'a dyn Pool),
     Client(&'a Client),
-    Nested(Handle<'a>),
+    Nested(&'a Handle<'a>),
 }
 
 /// A pool of connections. Implemented for deadpool-postgres (feature `deadpool`) and bb8-postgres (feature `bb8`).
@@ -113,7 +113,7 @@ impl<'a> From<&'a mut Client> for Source<'a> {
 
 impl<'a> From<&'a mut Transaction<'_>> for Source<'a> {
     fn from(tx: &'a mut Transaction<'_>) -> Self {
-        Self(Kind::Nested(tx.handle))
+        Self(Kind::Nested(&tx.handle))
     }
 }
 

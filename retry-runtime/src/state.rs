@@ -227,11 +227,15 @@ impl Ticket<'_> {
         self.state.dispelled.fetch_max(self.doubts, Ordering::Relaxed);
     }
 
-    /// A statement was prepared. The driver may have asked for its types, and it does not read those answers to
-    /// their ends.
-    pub(crate) fn prepared(&mut self) {
+    /// A statement was prepared: `at_once`, if it came out of a cache and nothing was sent. Otherwise the driver may
+    /// have asked for its types, and it does not read those answers to their ends.
+    pub(crate) fn prepared(&mut self, at_once: bool) {
         self.close();
-        self.state.doubt();
+        if at_once {
+            self.state.sent.fetch_sub(1, Ordering::Relaxed);
+        } else {
+            self.state.doubt();
+        }
     }
 
     fn close(&mut self) {

@@ -258,19 +258,20 @@ pin_project! {
 }
 
 impl<'a, T, F: Future<Output = Result<T, Error>>> Future for Watch<'a, F> {
-    type Output = Result<(T, Ticket<'a>), Error>;
+    type Output = Result<Answered<'a, T>, Error>;
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let this = self.project();
         let state: &'a State = this.state;
-        if this.ticket.is_none() {
+        let at_once = this.ticket.is_none();
+        if at_once {
             ready!(state.poll_may_send(cx));
             *this.ticket = Some(state.send());
         }
         let result = ready!(this.statement.poll(cx));
         let mut ticket = this.ticket.take().expect("put there at the first poll");
         Poll::Ready(match result {
-            Ok(value) => Ok((value, ticket)),
+            Ok(value) => Ok(Answered { value, ticket, at_once }),
             Err(error) => {
                 ticket.answered(Some(&error));
                 Err(error)
@@ -279,31 +280,39 @@ impl<'a, T, F: Future<Output = Result<T, Error>>> Future for Watch<'a, F> {
     }
 }
 
+/// What a statement's future gave.
+struct Answered<'a, T> {
+    value: T,
+    ticket: Ticket<'a>,
+    /// When first polled.
+    at_once: bool,
+}
+
 /// The statement has ended well.
-fn done<T>((value, mut ticket): (T, Ticket<'_>)) -> T {
-    ticket.proves_all_before();
-    value
+fn done<T>(mut answered: Answered<'_, T>) -> T {
+    answered.ticket.proves_all_before();
+    answered.value
 }
 
 /// The statements of a simple query have ended well. That proves nothing: an empty one does in any transaction.
-fn noted<T>((value, mut ticket): (T, Ticket<'_>)) -> T {
-    ticket.answered(None);
-    value
+fn noted<T>(mut answered: Answered<'_, T>) -> T {
+    answered.ticket.answered(None);
+    answered.value
 }
 
-fn prepared<T>((value, mut ticket): (T, Ticket<'_>)) -> T {
-    ticket.prepared();
-    value
+fn prepared<T>(mut answered: Answered<'_, T>) -> T {
+    answered.ticket.prepared(answered.at_once);
+    answered.value
 }
 
 /// The statement has begun to answer.
-fn stream<S>((stream, ticket): (S, Ticket<'_>)) -> Watched<'_, S> {
-    Watched::new(stream, ticket)
+fn stream<S>(answered: Answered<'_, S>) -> Watched<'_, S> {
+    Watched::new(answered.value, answered.ticket)
 }
 
 /// The driver stops at the end of the data, and the statement may yet fail: its triggers fire after that.
-fn copied_out<S>((stream, ticket): (S, Ticket<'_>)) -> Watched<'_, S> {
-    Watched::new(stream, ticket.with_end_unseen())
+fn copied_out<S>(answered: Answered<'_, S>) -> Watched<'_, S> {
+    Watched::new(answered.value, answered.ticket.with_end_unseen())
 }
 
 impl Deref for Transaction<'_> {

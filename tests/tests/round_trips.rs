@@ -59,6 +59,34 @@ async fn fails(tx: &mut Transaction<'_>) -> Result<(), Error> {
     watched(tx, true).await
 }
 
+#[transactional(begin = "pipelined", isolation = "serializable", lock_timeout = "1s", deadline = "1m")]
+async fn pipelined(tx: &mut Transaction<'_>) -> Result<(), Error> {
+    watched(tx, false).await
+}
+
+#[transactional(begin = "pipelined")]
+async fn pipelined_from_the_cache(tx: &mut Transaction<'_>) -> Result<(), Error> {
+    for sql in ["SELECT cents FROM accounts WHERE id = $1", "UPDATE accounts SET cents = cents + 1 WHERE id = $1"] {
+        let statement = tx.prepare_cached(sql).await?;
+        tx.execute(&statement, &[&1_i64]).await?;
+    }
+    Ok(())
+}
+
+macro_rules! read_only {
+    ($function:ident $(, $option:meta)*) => {
+        #[transactional(read_only $(, $option)*)]
+        async fn $function(tx: &mut Transaction<'_>) -> Result<(), Error> {
+            tx.query_typed("SELECT cents FROM accounts", &[]).await?;
+            tx.query_typed("SELECT cents FROM accounts", &[]).await?;
+            Ok(())
+        }
+    };
+}
+
+read_only!(report);
+read_only!(awaited_report, begin = "awaited");
+
 #[tokio::test]
 async fn no_extra_round_trips() {
     let db = Database::create().await;
@@ -83,4 +111,11 @@ async fn no_extra_round_trips() {
     assert_eq!(turns!(nested(&pool)), 6, "SAVEPOINT and RELEASE in between");
     assert_eq!(turns!(fails(&pool)), 4, "ROLLBACK in place of COMMIT");
     assert_eq!(db.cents(1).await, 106, "all but the last were committed");
+
+    assert_eq!(turns!(pipelined(&pool)), 3, "BEGIN and the first statement in one flight");
+    let _ = pipelined_from_the_cache(&pool).await;
+    assert_eq!(turns!(pipelined_from_the_cache(&pool)), 3);
+    assert_eq!(turns!(report(&pool)), 3, "pipelined by default, as nothing can be lost by it");
+    assert_eq!(turns!(awaited_report(&pool)), 4);
+    assert_eq!(db.cents(1).await, 108);
 }

@@ -1,0 +1,210 @@
+//! `begin = "pipelined"`: BEGIN in the flight of the first statement, and what happens where it fails.
+#![allow(missing_docs)]
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use futures_util::stream::FuturesUnordered;
+use futures_util::{FutureExt, TryStreamExt, try_join};
+use retry_runtime::{Error, Transaction, transactional};
+use retry_tests::events::Events;
+use retry_tests::proxy::{Cut, Fault, Proxy};
+use retry_tests::{Database, Server, pool};
+use tokio::time::timeout;
+use tokio_postgres::{CancelToken, Client, NoTls, Statement};
+
+const SOON: Duration = Duration::from_secs(20);
+
+/// Sends cancel requests until told to stop.
+fn cancel_on_and_on(token: CancelToken, stop: Arc<AtomicBool>) -> std::thread::JoinHandle<()> {
+    std::thread::spawn(move || {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(async {
+            while !stop.load(Ordering::Relaxed) {
+                // Too many at once for the server: the next one may be heard.
+                let _ = token.cancel_query(NoTls).await;
+            }
+        });
+    })
+}
+
+/// Two statements at once: the second must wait for the answer to BEGIN. The identity makes BEGIN longer, and so
+/// easier to hit.
+#[transactional(begin = "pipelined", unknown_commit = "resolve", retries = 100)]
+async fn write_twice(tx: &mut Transaction<'_>, write: &Statement, call: i32) -> Result<i32, Error> {
+    let attempt = tx.attempt().cast_signed();
+    let tx = &*tx;
+    let step = |step: &'static str| async move { tx.execute(write, &[&call, &attempt, &step]).await };
+    try_join!(step("first"), step("second"))?;
+    step("third").await?;
+    Ok(attempt)
+}
+
+/// One after the other, by the driver's own client, whose statements nobody watches.
+#[transactional(begin = "pipelined", unknown_commit = "resolve", retries = 100)]
+async fn write_unwatched(tx: &mut Transaction<'_>, write: &Statement, call: i32) -> Result<i32, Error> {
+    let attempt = tx.attempt().cast_signed();
+    for step in ["first", "second", "third"] {
+        (**tx).execute(write, &[&call, &attempt, &step]).await?;
+    }
+    Ok(attempt)
+}
+
+async fn attempts_of(client: &Client, call: i32, step: &str) -> Vec<i32> {
+    let sql = "SELECT attempt FROM ran WHERE call = $1 AND step = $2 ORDER BY attempt";
+    client.query(sql, &[&call, &step]).await.unwrap().iter().map(|row| row.get(0)).collect()
+}
+
+/// The hazard, for real: a cancel request hits BEGIN, and the first statement has run outside of the transaction.
+/// Nothing else has, and the call was tried again.
+#[tokio::test]
+async fn nothing_after_the_first_statement_runs_where_begin_was_cancelled() {
+    // The requests keep others from connecting.
+    let server = Server::start().unwrap();
+    let db = Database::create_on(&server.config()).await;
+    db.setup("CREATE TABLE ran (call int, attempt int, step text)").await;
+    let (mut client, observer) = (db.client().await, db.client().await);
+    let write = client.prepare("INSERT INTO ran VALUES ($1, $2, $3)").await.unwrap();
+    let stop = Arc::new(AtomicBool::new(false));
+    let cancels = cancel_on_and_on(client.cancel_token(), stop.clone());
+    // What ran outside, for each of the two functions, and whether a call of it was tried again and succeeded.
+    let mut outside = [0, 0];
+    let mut retried = [false, false];
+    for call in 0.. {
+        let events = Events::capture();
+        let unwatched = call % 2 == 1;
+        let result = if unwatched {
+            write_unwatched(&mut client, &write, call).await
+        } else {
+            write_twice(&mut client, &write, call).await
+        };
+        let retries = events.of("retrying");
+        let hits = retries.iter().filter(|event| event["class"] == "begin_canceled").count();
+        let committed: Vec<i32> = result.iter().copied().collect();
+        assert_eq!(attempts_of(&observer, call, "second").await, committed, "{result:?} {events:?}");
+        assert_eq!(attempts_of(&observer, call, "third").await, committed, "{result:?} {events:?}");
+        let mut first = attempts_of(&observer, call, "first").await;
+        first.retain(|attempt| !committed.contains(attempt));
+        assert!(first.len() <= hits, "{result:?} {events:?}");
+        outside[usize::from(unwatched)] += first.len();
+        retried[usize::from(unwatched)] |= hits > 0 && result.is_ok();
+        if outside.iter().all(|count| *count > 0) && retried == [true; 2] {
+            break;
+        }
+    }
+    stop.store(true, Ordering::Relaxed);
+    cancels.join().unwrap();
+}
+
+#[transactional(begin = "pipelined")]
+async fn add(tx: &mut Transaction<'_>, how: &str) -> Result<u32, Error> {
+    let outer = &*tx;
+    let add =
+        |id: i64| async move { outer.execute("UPDATE accounts SET cents = cents + 1 WHERE id = $1", &[&id]).await };
+    match how {
+        "no statement" => {}
+        "dropped unanswered" => assert!(add(1).now_or_never().is_none()),
+        "dropped, then another" => {
+            assert!(add(1).now_or_never().is_none());
+            add(2).await?;
+        }
+        "one" => drop(add(1).await?),
+        "two at once" => drop(try_join!(add(1), add(2))?),
+        "many wakers" => {
+            let all: FuturesUnordered<_> = [1, 2, 1, 2].into_iter().map(add).collect();
+            all.try_collect::<Vec<_>>().await?;
+        }
+        "nested" => return Box::pin(add_nested(tx)).await,
+        "driver's client" => {
+            (**tx).execute("UPDATE accounts SET cents = cents + 1 WHERE id = 1", &[]).await?;
+        }
+        "own error" => return Err(Error::Pool("none of the server's".into())),
+        _ => unreachable!("{how}"),
+    }
+    Ok(tx.attempt())
+}
+
+#[transactional]
+async fn add_nested(tx: &mut Transaction<'_>) -> Result<u32, Error> {
+    add(&mut *tx, "two at once").await
+}
+
+#[tokio::test]
+async fn bodies_of_every_kind_run_in_the_transaction() {
+    let db = Database::create().await;
+    db.accounts(2, 100).await;
+    let pool = db.pool(1);
+    let add = async |how| timeout(SOON, add(&pool, how)).await.expect("nobody reads the answer to BEGIN");
+    let mut expected = (100, 100);
+    for (how, one, two) in [
+        ("no statement", 0, 0),
+        ("one", 1, 0),
+        ("two at once", 1, 1),
+        ("many wakers", 2, 2),
+        ("dropped, then another", 0, 1),
+        ("nested", 1, 1),
+        ("driver's client", 1, 0),
+    ] {
+        assert_eq!(add(how).await.unwrap(), 1, "{how}");
+        expected = (expected.0 + one, expected.1 + two);
+        assert_eq!((db.cents(1).await, db.cents(2).await), expected, "{how}");
+    }
+    assert!(matches!(add("own error").await, Err(Error::Pool(_))));
+    assert_eq!(add("dropped unanswered").await.unwrap(), 1);
+    assert_eq!(db.open_transactions().await, 0);
+    assert_eq!(pool.status().available, 1);
+}
+
+/// Whatever was done in the transaction that was left open must not be committed with ours, and ours runs in one of
+/// its own: the session's.
+#[tokio::test]
+async fn a_transaction_that_was_left_open_is_rolled_back_and_ours_tried_again() {
+    for left in ["BEGIN; UPDATE accounts SET cents = 0", "BEGIN; UPDATE accounts SET cents = 0; SELECT 1 / 0"] {
+        let db = Database::create().await;
+        db.accounts(2, 100).await;
+        let pool = db.pool(1);
+        let _ = pool.get().await.unwrap().batch_execute(left).await;
+        let events = Events::capture();
+        assert_eq!(add(&pool, "two at once").await.unwrap(), 2);
+        assert_eq!(events.of("rolled back a transaction that was left open").len(), 1, "{events:?}");
+        assert_eq!(events.of("retrying")[0]["class"], "left_open");
+        assert_eq!((db.cents(1).await, db.cents(2).await), (101, 101));
+        assert_eq!(db.open_transactions().await, 0);
+    }
+}
+
+#[transactional(begin = "pipelined", unknown_commit = "resolve")]
+async fn identified(tx: &mut Transaction<'_>) -> Result<(), Error> {
+    tx.execute("UPDATE accounts SET cents = 0", &[]).await?;
+    Ok(())
+}
+
+#[tokio::test]
+async fn what_begin_says_is_what_the_caller_gets() {
+    let db = Database::create().await;
+    db.accounts(2, 100).await;
+    db.setup("DROP ROLE IF EXISTS nobody; CREATE ROLE nobody LOGIN; GRANT ALL ON accounts TO nobody").await;
+    let mut config = db.config().clone();
+    config.user("nobody");
+    db.setup("REVOKE EXECUTE ON FUNCTION pg_control_system() FROM PUBLIC").await;
+    let error = identified(&pool(&config, 1)).await.unwrap_err();
+    assert!(matches!(error, Error::ResolveUnsupported(_)), "{error:?}");
+    assert_eq!(db.cents(1).await, 100);
+    assert_eq!(db.open_transactions().await, 0);
+    db.setup("REVOKE ALL ON accounts FROM nobody; DROP ROLE nobody").await;
+}
+
+#[tokio::test]
+async fn a_connection_lost_at_begin_is_retried_on_another() {
+    let db = Database::create().await;
+    db.accounts(2, 100).await;
+    let proxy = Proxy::start(db.config()).await.unwrap();
+    let pool = pool(proxy.config(), 1);
+    for how in ["no statement", "two at once", "nested"] {
+        proxy.arm(Fault { text: "BEGIN", request: 0, answer: 0, cut: Cut::Close });
+        assert_eq!(add(&pool, how).await.unwrap(), 2, "{how}");
+        assert!(!proxy.is_armed());
+    }
+    assert_eq!((db.cents(1).await, db.cents(2).await), (102, 102));
+}

@@ -1,0 +1,274 @@
+//! `queue_by` and `escalate_after`: calls of a function that wait for each other in this process.
+#![allow(missing_docs)]
+
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
+
+use deadpool_postgres::Pool;
+use futures_util::future::join_all;
+use futures_util::{FutureExt, join, poll};
+use retry_runtime::{BoxFuture, Error, Phase, Transaction, transactional};
+use retry_tests::Database;
+use retry_tests::events::Events;
+use retry_tests::rival::Rival;
+use tokio::sync::{Barrier, Notify};
+use tokio::time::timeout;
+
+const SOON: Duration = Duration::from_secs(20);
+
+async fn database() -> Database {
+    let db = Database::create().await;
+    db.accounts(8, 100).await;
+    db
+}
+
+/// Which bodies ran, in their order, and how many at once.
+#[derive(Default)]
+struct Log {
+    entries: Mutex<Vec<String>>,
+    inside: AtomicU32,
+}
+
+impl Log {
+    fn note(&self, entry: impl Into<String>) {
+        self.entries.lock().unwrap().push(entry.into());
+    }
+
+    fn entries(&self) -> Vec<String> {
+        self.entries.lock().unwrap().clone()
+    }
+
+    fn enter(&self) {
+        assert_eq!(self.inside.fetch_add(1, Ordering::SeqCst), 0, "two bodies at once");
+    }
+
+    fn leave(&self) {
+        self.inside.fetch_sub(1, Ordering::SeqCst);
+    }
+}
+
+/// Loses a conflict to the rival.
+async fn lose(tx: &Transaction<'_>, rival: &Rival) -> Result<(), Error> {
+    tx.query_one("SELECT cents FROM accounts WHERE id = 8", &[]).await?;
+    rival.run("UPDATE accounts SET cents = cents + 1 WHERE id = 8").await;
+    tx.execute("UPDATE accounts SET cents = cents WHERE id = 8", &[]).await?;
+    Ok(())
+}
+
+#[transactional(queue_by = [from, to])]
+async fn transfer(tx: &mut Transaction<'_>, from: i64, to: i64) -> Result<u32, Error> {
+    for (id, cents) in [(from, -1_i64), (to, 1)] {
+        tx.execute("UPDATE accounts SET cents = cents + $1 WHERE id = $2", &[&cents, &id]).await?;
+        tokio::task::yield_now().await;
+    }
+    Ok(tx.attempt())
+}
+
+/// Rows are locked in every order, and still there is no deadlock, nor among the queues themselves.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn calls_with_keys_in_common_never_meet() {
+    let db = database().await;
+    let pool = db.pool(16);
+    let calls = (0..300_i64).map(|n| transfer(&pool, n % 4 + 1, (n + n / 4 % 3 + 1) % 4 + 1));
+    let attempts = timeout(SOON, join_all(calls)).await.expect("the queues are stuck");
+    assert!(attempts.into_iter().all(|attempt| attempt.unwrap() == 1));
+    assert_eq!(db.value::<i64>("SELECT sum(cents)::bigint FROM accounts").await, 800);
+}
+
+#[transactional(queue_by = key)]
+async fn meet(tx: &mut Transaction<'_>, key: &str, barrier: &Barrier) -> Result<(), Error> {
+    tx.batch_execute("SELECT 1").await?;
+    barrier.wait().await;
+    Ok(())
+}
+
+#[tokio::test]
+async fn calls_with_other_keys_run_at_once() {
+    let db = database().await;
+    let (pool, barrier) = (db.pool(2), Barrier::new(2));
+    let both = async { join!(meet(&pool, "one", &barrier), meet(&pool, "two", &barrier)) };
+    let (one, two) = timeout(SOON, both).await.expect("they wait for each other");
+    (one.unwrap(), two.unwrap());
+}
+
+#[transactional(queue_by = (), isolation = "repeatable read", deadline = "10s")]
+async fn in_turn(tx: &mut Transaction<'_>, name: &str, log: &Log, gate: Option<&Notify>) -> Result<(), Error> {
+    log.note(name);
+    log.enter();
+    tx.batch_execute("SELECT 1").await?;
+    if let Some(gate) = gate {
+        gate.notified().await;
+    }
+    log.leave();
+    Ok(())
+}
+
+#[tokio::test]
+async fn turns_come_in_the_order_of_arrival_and_waiting_holds_no_session() {
+    let db = database().await;
+    let (pool, log, gate) = (db.pool(1), Log::default(), Notify::new());
+    let mut first = Box::pin(in_turn(&pool, "first", &log, Some(&gate)));
+    assert!(timeout(Duration::from_millis(100), &mut first).await.is_err(), "it waits inside");
+    let other = db.pool(3);
+    let mut others: Vec<_> = ["b", "c", "dropped", "d"].map(|name| Box::pin(in_turn(&other, name, &log, None))).into();
+    for call in &mut others {
+        assert!(poll!(call).is_pending());
+    }
+    drop(others.remove(2));
+    assert_eq!(other.status().size, 0, "a call that waits has taken no session");
+    gate.notify_one();
+    let rest = timeout(SOON, async { join!(first, join_all(others)) }).await.expect("a turn was lost");
+    rest.1.into_iter().chain([rest.0]).for_each(Result::unwrap);
+    assert_eq!(log.entries(), ["first", "b", "c", "d"]);
+}
+
+#[transactional(queue_by = (), deadline = "100ms")]
+async fn impatient(tx: &mut Transaction<'_>, gate: &Notify) -> Result<(), Error> {
+    tx.batch_execute("SELECT 1").await?;
+    gate.notified().await;
+    Ok(())
+}
+
+#[tokio::test]
+async fn waiting_counts_towards_the_deadline() {
+    let db = database().await;
+    let (pool, gate) = (db.pool(2), Notify::new());
+    let mut first = Box::pin(impatient(&pool, &gate));
+    assert!(poll!(&mut first).is_pending());
+    // While nobody polls the first, it keeps its turn, whatever its own deadline.
+    let second = impatient(&pool, &gate).await;
+    assert!(matches!(second, Err(Error::DeadlineExceeded { phase: Phase::Queue, .. })), "{second:?}");
+    drop(first);
+    gate.notify_one();
+    impatient(&pool, &gate).await.unwrap();
+}
+
+#[transactional(queue_by = depth > 9, escalate_after = 1, deadline = "10s")]
+async fn again(tx: &mut Transaction<'_>, depth: u32) -> Result<u32, Error> {
+    if depth == 0 { Ok(tx.attempt()) } else { Box::pin(again(&mut *tx, depth - 1)).await }
+}
+
+#[tokio::test]
+async fn a_nested_call_waits_for_nobody() {
+    let db = database().await;
+    assert_eq!(again(&db.pool(1), 3).await.unwrap(), 1);
+}
+
+#[transactional(queue_by = (), isolation = "repeatable read", deadline = "10s")]
+async fn stay(tx: &mut Transaction<'_>, name: &str, log: &Log, rival: Option<&Rival>) -> Result<(), Error> {
+    log.note(format!("{name}{}", tx.attempt()));
+    match rival {
+        Some(rival) if tx.attempt() < 3 => lose(tx, rival).await,
+        _ => Ok(()),
+    }
+}
+
+#[tokio::test]
+async fn a_turn_is_kept_over_the_attempts() {
+    let db = database().await;
+    let (pool, log, rival) = (db.pool(2), Log::default(), Rival::connect(&db).await);
+    let (a, b) = join!(stay(&pool, "a", &log, Some(&rival)), stay(&pool, "b", &log, None));
+    (a.unwrap(), b.unwrap());
+    assert_eq!(log.entries(), ["a1", "a2", "a3", "b1"]);
+}
+
+#[transactional(queue_by = (), isolation = "repeatable read", deadline = "10s")]
+async fn hooked(tx: &mut Transaction<'_>, pool: &Pool, rival: Option<&Rival>) -> Result<u32, Error> {
+    if let Some(rival) = rival {
+        tx.on_commit(hooked_again(pool.clone()));
+        tx.on_rollback(hooked_again(pool.clone()));
+        if tx.attempt() == 1 {
+            lose(tx, rival).await?;
+        }
+    }
+    Ok(tx.attempt())
+}
+
+fn hooked_again(pool: Pool) -> BoxFuture<'static, ()> {
+    Box::pin(async move { assert_eq!(hooked(&pool, &pool, None).await.unwrap(), 1) })
+}
+
+#[tokio::test]
+async fn hooks_run_outside_of_the_queues() {
+    let db = database().await;
+    let (pool, rival) = (db.pool(1), Rival::connect(&db).await);
+    assert_eq!(hooked(&pool, &pool, Some(&rival)).await.unwrap(), 2);
+}
+
+#[transactional(escalate_after = 2, deadlock_retries = 100, isolation = "serializable")]
+async fn contend(tx: &mut Transaction<'_>, log: &Log) -> Result<u32, Error> {
+    let alone = tx.attempt() > 2;
+    if alone {
+        log.enter();
+    }
+    let result = async {
+        let cents: i64 = tx.query_one("SELECT cents FROM accounts WHERE id = 1", &[]).await?.get(0);
+        tx.execute("UPDATE accounts SET cents = $1 WHERE id = 1", &[&(cents + 1)]).await
+    };
+    let result = result.await;
+    if alone {
+        log.leave();
+    }
+    result?;
+    Ok(tx.attempt())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn calls_that_escalated_run_one_at_a_time() {
+    let db = database().await;
+    let (pool, log) = (db.pool(16), Log::default());
+    let attempts = timeout(SOON, join_all((0..200).map(|_| contend(&pool, &log)))).await.expect("stuck");
+    let most = attempts.into_iter().map(Result::unwrap).max();
+    assert!(most > Some(2), "no call has escalated: {most:?}");
+    assert_eq!(db.cents(1).await, 300);
+}
+
+/// Without `escalate_after` its delays would be of 10 s, and 200 s once the connection is lost.
+#[transactional(
+    escalate_after = 1,
+    isolation = "repeatable read",
+    base_delay = "200ms",
+    max_delay = "10s",
+    jitter = "none"
+)]
+async fn escalate(tx: &mut Transaction<'_>, name: &str, log: &Log, rival: &Rival, end: u32) -> Result<(), Error> {
+    log.note(format!("{name}{}", tx.attempt()));
+    match tx.attempt() {
+        1 | 2 if tx.attempt() < end => lose(tx, rival).await,
+        3 if tx.attempt() < end => {
+            tx.batch_execute("SELECT pg_terminate_backend(pg_backend_pid())").await?;
+            Ok(())
+        }
+        _ => Ok(()),
+    }
+}
+
+#[tokio::test]
+async fn an_escalated_call_keeps_its_turn_and_does_not_sleep() {
+    let db = database().await;
+    let (pool, log, rival) = (db.pool(1), Log::default(), Rival::connect(&db).await);
+    let events = Events::capture();
+    let call = async { join!(escalate(&pool, "a", &log, &rival, 3), escalate(&pool, "b", &log, &rival, 2)) };
+    let (a, b) = timeout(SOON, call).await.expect("stuck");
+    (a.unwrap(), b.unwrap());
+    assert!(events.of("retrying").iter().all(|event| event["delay_us"] == "0"), "{events:?}");
+    let entries = log.entries();
+    let at = |entry: &str| entries.iter().position(|other| other == entry);
+    assert_eq!(at("a3"), at("a2").map(|a2| a2 + 1), "nobody came between: {entries:?}");
+}
+
+/// A lost connection makes it sleep, and others need not wait for that.
+#[tokio::test]
+async fn an_escalated_call_that_sleeps_lets_the_others_go_ahead() {
+    let db = database().await;
+    let (pool, log, rival) = (db.pool(2), Log::default(), Rival::connect(&db).await);
+    let mut a = Box::pin(escalate(&pool, "a", &log, &rival, 4));
+    while log.entries().last().is_none_or(|entry| entry != "a3") {
+        assert!((&mut a).now_or_never().is_none());
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    let (a, b) = timeout(SOON, async { join!(a, escalate(&pool, "b", &log, &rival, 2)) }).await.expect("stuck");
+    (a.unwrap(), b.unwrap());
+    assert_eq!(log.entries(), ["a1", "a2", "a3", "b1", "b2", "a4"]);
+}
