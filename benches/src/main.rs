@@ -3,6 +3,9 @@
 //! `overhead` asks what a transaction costs where nothing goes wrong, `contention` what survives where transactions
 //! get in each other's way, and `charts` draws what the two wrote.
 
+// Counts and times are far from 2^53.
+#![allow(clippy::cast_precision_loss)]
+
 mod charts;
 mod contention;
 mod delay;

@@ -101,7 +101,7 @@ fn range(values: impl Iterator<Item = f64>) -> Range<f64> {
     let (low, high) = values
         .filter(|value| *value > 0.0)
         .fold((f64::INFINITY, 0.0_f64), |(low, high), value| (low.min(value), high.max(value)));
-    if low <= high { low / 1.4..high * 1.4 } else { 1.0..10.0 }
+    if low <= high { low / 1.8..high * 1.8 } else { 1.0..10.0 }
 }
 
 /// A number in as many digits as one can use.

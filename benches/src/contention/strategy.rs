@@ -20,23 +20,23 @@ pub(crate) enum Strategy {
     Asyncpg,
     /// backon's default: 1 to 60 s, no jitter
     Backon,
-    /// #[transactional] without options: 5 retries
+    /// `#[transactional]` without options: 5 retries
     AsItComes,
-    /// #[transactional]
+    /// `#[transactional]`
     Default,
-    /// ... with lock_timeout = "20ms"
+    /// ... with `lock_timeout = "20ms"`
     LockTimeout,
-    /// ... with escalate_after = 2
+    /// ... with `escalate_after = 2`
     Escalate,
-    /// ... with queue_by = both rows
+    /// ... with `queue_by = [from, to]`
     Queue,
-    /// #[transactional] with begin = "pipelined"
+    /// `#[transactional(begin = "pipelined")]`
     Pipelined,
-    /// ... with lock_timeout = "20ms"
+    /// ... with `lock_timeout = "20ms"`
     PipelinedLockTimeout,
-    /// ... with escalate_after = 2
+    /// ... with `escalate_after = 2`
     PipelinedEscalate,
-    /// ... with queue_by = both rows
+    /// ... with `queue_by = [from, to]`
     PipelinedQueue,
 }
 

@@ -31,7 +31,7 @@ impl Line {
     /// What the blocks of one environment have in common.
     pub(crate) fn title(&self) -> String {
         let Self { connections, latency, disk, .. } = self;
-        format!("{connections} connections, latency {latency} ms, disk {disk} ms")
+        format!("connections {connections}, latency {latency} ms, disk {disk} ms")
     }
 }
 

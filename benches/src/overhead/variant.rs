@@ -21,15 +21,15 @@ pub(crate) enum Variant {
     Sqlx,
     /// diesel-async on deadpool with its defaults
     Diesel,
-    /// #[transactional] on a client
+    /// `#[transactional]` on a client
     Ours,
-    /// #[transactional] on deadpool
+    /// `#[transactional]` on deadpool
     OursPool,
-    /// #[transactional] on a client with begin = "pipelined"
+    /// `#[transactional]` on a client with `begin = "pipelined"`
     Pipelined,
-    /// #[transactional] on deadpool with begin = "pipelined"
+    /// `#[transactional]` on deadpool with `begin = "pipelined"`
     PipelinedPool,
-    /// ... also serializable, with a deadline, both timeouts and unknown_commit = "token"
+    /// ... also serializable, with a deadline, both timeouts and `unknown_commit = "token"`
     PipelinedSafe,
 }
 
