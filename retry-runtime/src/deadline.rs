@@ -101,20 +101,14 @@ pin_project! {
     }
 }
 
-impl<F> Body<'_, F> {
-    /// Reads the answer to BEGIN where it is still missing. Whether it says that BEGIN has failed.
-    fn begin_failed(state: &State, outermost: bool, cx: &mut Context<'_>) -> bool {
-        outermost && state.begun.is_pending() && state.begun.poll(cx) == Poll::Ready(false)
-    }
-}
-
 impl<T, E: From<Error>, F: Future<Output = Result<T, E>>> Future for Body<'_, F> {
     type Output = Result<T, E>;
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let this = self.project();
         let cut_off = |phase| Poll::Ready(Err(E::from(Error::deadline(phase))));
-        if Self::begin_failed(this.state, *this.outermost, cx) {
+        let begun = &this.state.begun;
+        if *this.outermost && begun.is_pending() && begun.poll(cx) == Poll::Ready(false) {
             return cut_off(Phase::Begin);
         }
         match this.work.poll(cx) {
@@ -123,8 +117,6 @@ impl<T, E: From<Error>, F: Future<Output = Result<T, E>>> Future for Body<'_, F>
                 this.state.expire();
                 cut_off(Phase::Body)
             }
-            // Once more, now that the body has sent its first statement: from here on this task waits for both.
-            Poll::Pending if Self::begin_failed(this.state, *this.outermost, cx) => cut_off(Phase::Begin),
             Poll::Pending => Poll::Pending,
         }
     }

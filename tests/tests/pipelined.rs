@@ -75,10 +75,11 @@ async fn nothing_after_the_first_statement_runs_where_begin_was_cancelled() {
         let events = Events::capture();
         let unwatched = call % 2 == 1;
         let result = if unwatched {
-            write_unwatched(&mut client, &write, call).await
+            timeout(SOON, write_unwatched(&mut client, &write, call)).await
         } else {
-            write_twice(&mut client, &write, call).await
+            timeout(SOON, write_twice(&mut client, &write, call)).await
         };
+        let result = result.expect("nobody reads the answer to BEGIN");
         let retries = events.of("retrying");
         let hits = retries.iter().filter(|event| event["class"] == "begin_canceled").count();
         let committed: Vec<i32> = result.iter().copied().collect();
