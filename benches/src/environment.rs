@@ -19,7 +19,8 @@ pub(crate) struct EnvironmentArgs {
     #[arg(long, value_parser = humantime::parse_duration, value_delimiter = ',', default_value = "0ms")]
     latency: Vec<Duration>,
 
-    /// Times that the disk takes to flush; 0 is no disk: `fsync` and `synchronous_commit` off
+    /// Times that the disk takes to flush; 0 is no disk: `fsync` and `synchronous_commit` off. A model: the cluster is
+    /// in memory, and whoever flushes sleeps first (`commit_delay`)
     #[arg(long, value_parser = humantime::parse_duration, value_delimiter = ',', default_value = "0ms")]
     disk: Vec<Duration>,
 }

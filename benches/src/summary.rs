@@ -53,3 +53,15 @@ pub(crate) fn append_csv(file: &Path, lines: impl Iterator<Item = impl Serialize
     }
     Ok(writer.flush()?)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_spread_has_the_middle_and_the_ends() {
+        assert_eq!(format!("{:.1}", Spread::of(&[3.0, 1.0, 2.0])), "2.0 [1.0..3.0]");
+        assert_eq!(format!("{:.1}", Spread::of(&[4.0, 1.0])), "2.5 [1.0..4.0]");
+        assert!(Spread::of(&[]).median.is_nan());
+    }
+}

@@ -4,7 +4,6 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use anyhow::Context;
 use hdrhistogram::Histogram;
 use rand::RngExt;
 use tokio::runtime::Handle;
@@ -49,6 +48,7 @@ enum End {
     LateCommit,
 }
 
+/// How each call ended, and how long it took.
 type Calls = Vec<(End, Duration)>;
 
 /// Makes one run on a fresh table, and checks what it reports against the table.
@@ -61,38 +61,41 @@ pub(crate) async fn run(
 ) -> anyhow::Result<Outcome> {
     Scenario::reset(admin).await?;
     let pool = scenario.pool(cluster).await?;
-    let end = Instant::now() + load.length;
-    let run = Arc::new(Run { pool, scenario, end, attempts: AtomicU64::new(0) });
-    let calls = {
-        let run = run.clone();
-        async move {
-            match load.rate {
-                None => closed_loop(&run, strategy).await,
-                Some(rate) => open_loop(&run, strategy, rate).await,
-            }
-        }
-    };
+    let run = Arc::new(Run { pool, scenario, end: Instant::now() + load.length, attempts: AtomicU64::new(0) });
     let calls = tokio::select! {
-        calls = calls => calls,
-        error = cut_short(admin, end) => Err(error),
+        calls = calls(&run, strategy, load.rate) => calls?,
+        error = cut_short(admin, run.end) => return Err(error),
     };
-    let calls = calls.with_context(|| format!("strategy {}", strategy.name()))?;
-    let count = |wanted| calls.iter().filter(|(end, _)| *end == wanted).count() as u64;
-    let late = count(End::LateCommit);
-    Scenario::verify(admin, count(End::Commit) + late)
-        .await
-        .with_context(|| format!("strategy {}", strategy.name()))?;
-    let mut latencies = Histogram::new(3)?;
-    for (_, latency) in &calls {
-        latencies.record(u64::try_from(latency.as_micros())?)?;
+    let commits = count(&calls, End::Commit) + count(&calls, End::LateCommit);
+    Scenario::verify(admin, commits).await?;
+    Outcome::of(&run, &calls)
+}
+
+impl Outcome {
+    fn of(run: &Run, calls: &Calls) -> anyhow::Result<Self> {
+        let mut latencies = Histogram::new(3)?;
+        for (_, latency) in calls {
+            latencies.record(u64::try_from(latency.as_micros())?)?;
+        }
+        Ok(Self {
+            attempts: run.attempts.load(Ordering::Relaxed),
+            commits: count(calls, End::Commit),
+            give_ups: count(calls, End::GiveUp),
+            abandoned: count(calls, End::Abandoned) + count(calls, End::LateCommit),
+            latencies,
+        })
     }
-    Ok(Outcome {
-        attempts: run.attempts.load(Ordering::Relaxed),
-        commits: count(End::Commit),
-        give_ups: count(End::GiveUp),
-        abandoned: count(End::Abandoned) + late,
-        latencies,
-    })
+}
+
+fn count(calls: &Calls, wanted: End) -> u64 {
+    calls.iter().filter(|(end, _)| *end == wanted).count() as u64
+}
+
+async fn calls(run: &Arc<Run>, strategy: Strategy, rate: Option<f64>) -> anyhow::Result<Calls> {
+    match rate {
+        None => closed_loop(run, strategy).await,
+        Some(rate) => open_loop(run, strategy, rate).await,
+    }
 }
 
 async fn closed_loop(run: &Arc<Run>, strategy: Strategy) -> anyhow::Result<Calls> {

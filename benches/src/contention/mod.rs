@@ -15,7 +15,7 @@ mod strategy;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use anyhow::ensure;
+use anyhow::{Context, ensure};
 use rand::seq::SliceRandom;
 use retry_tests::connect;
 
@@ -45,7 +45,8 @@ pub(crate) struct Args {
     #[arg(long, value_delimiter = ',', default_value = "32")]
     callers: Vec<usize>,
 
-    /// Calls per second of an open loop: they arrive at random times, and their latency counts from there
+    /// Calls per second of an open loop: they arrive at random times, and their latency counts from there. Without it
+    /// each caller waits for the end of one call before it makes the next
     #[arg(long)]
     rate: Option<f64>,
 
@@ -57,7 +58,7 @@ pub(crate) struct Args {
     #[arg(long, default_value_t = 2.0)]
     seconds: f64,
 
-    /// Only these strategies
+    /// Only these strategies. Ratios are to `immediate`
     #[arg(long, value_enum, num_args = 1.., value_delimiter = ',')]
     only: Vec<Strategy>,
 
@@ -92,7 +93,9 @@ async fn measure(args: &Args, environment: Environment, cluster: &Cluster, scena
         order.shuffle(&mut rand::rng());
         let mut outcomes = vec![None; strategies.len()];
         for index in order {
-            outcomes[index] = Some(load::run(cluster, &admin, scenario, load, strategies[index]).await?);
+            let strategy = strategies[index];
+            let outcome = load::run(cluster, &admin, scenario, load, strategy).await;
+            outcomes[index] = Some(outcome.with_context(|| format!("{}, {scenario:?}", strategy.name()))?);
         }
         report.rounds.push(outcomes.into_iter().flatten().collect());
     }

@@ -82,3 +82,15 @@ fn doubled(base: Duration, retry: u32) -> Duration {
     // The longest is days: nobody lives to see it.
     base * (1 << (retry - 1).min(20))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn delays_double_without_overflow() {
+        let delays: Vec<_> = [1, 2, 5].map(|retry| doubled(Duration::from_millis(50), retry).as_millis()).to_vec();
+        assert_eq!(delays, [50, 100, 800]);
+        assert!(doubled(Duration::from_millis(100), RETRIES) > Duration::from_hours(24));
+    }
+}

@@ -118,3 +118,31 @@ impl Scenario {
         Ok(pool)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn transfers(isolation: Isolation, keys: i32) -> Vec<Transfer> {
+        let scenario = Scenario { isolation, keys, callers: 1 };
+        (0..10_000).map(|_| scenario.transfer()).collect()
+    }
+
+    #[test]
+    fn transfers_are_between_two_hot_rows() {
+        for transfer in transfers(Isolation::ReadCommitted, 10) {
+            assert_ne!(transfer.from, transfer.to);
+            for row in [transfer.from, transfer.to] {
+                assert!((1..=ROWS).contains(&row) && row % (ROWS / 10) == 1, "{row}");
+            }
+        }
+    }
+
+    #[test]
+    fn only_read_committed_takes_them_in_any_order() {
+        let is_sorted = |transfer: &Transfer| transfer.from < transfer.to;
+        assert!(transfers(Isolation::Serializable, 2).iter().all(is_sorted));
+        let sorted = transfers(Isolation::ReadCommitted, 2).iter().filter(|transfer| is_sorted(transfer)).count();
+        assert!((4_000..6_000).contains(&sorted), "{sorted}");
+    }
+}

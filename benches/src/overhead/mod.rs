@@ -48,7 +48,7 @@ pub(crate) struct Args {
     #[arg(long, value_parser = humantime::parse_duration, default_value = "20ms")]
     burst: Duration,
 
-    /// Only these variants
+    /// Only these variants. Ratios are to `raw`
     #[arg(long, value_enum, num_args = 1.., value_delimiter = ',')]
     only: Vec<Variant>,
 
