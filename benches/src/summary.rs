@@ -28,9 +28,12 @@ impl Spread {
     }
 }
 
-/// As `median [min..max]`, with the precision that the format asks for.
+/// As `median [min..max]`, with the precision that the format asks for, or `-` for nothing.
 impl fmt::Display for Spread {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.median.is_nan() {
+            return f.write_str("-");
+        }
         let precision = f.precision().unwrap_or(2);
         write!(f, "{:.precision$} [{:.precision$}..{:.precision$}]", self.median, self.min, self.max)
     }
@@ -62,6 +65,6 @@ mod tests {
     fn a_spread_has_the_middle_and_the_ends() {
         assert_eq!(format!("{:.1}", Spread::of(&[3.0, 1.0, 2.0])), "2.0 [1.0..3.0]");
         assert_eq!(format!("{:.1}", Spread::of(&[4.0, 1.0])), "2.5 [1.0..4.0]");
-        assert!(Spread::of(&[]).median.is_nan());
+        assert_eq!(Spread::of(&[]).to_string(), "-");
     }
 }

@@ -9,6 +9,7 @@ use rand::RngExt;
 use tokio::runtime::Handle;
 use tokio::task::JoinHandle;
 use tokio_postgres::Client;
+use tokio_postgres::error::SqlState;
 
 use super::attempt::{Run, lost_conflict};
 use super::scenario::Scenario;
@@ -30,7 +31,7 @@ pub(crate) struct Outcome {
     pub(crate) attempts: u64,
     /// Calls that were committed in time.
     pub(crate) commits: u64,
-    /// Calls that used up their retries.
+    /// Calls that returned an error: their retries were used up, but for a few that `was_cancelled` tells of.
     pub(crate) give_ups: u64,
     /// Calls that had not ended with the run.
     pub(crate) abandoned: u64,
@@ -157,10 +158,17 @@ async fn call(run: &Run, strategy: Strategy, arrival: Instant) -> anyhow::Result
         Ok(()) if now < run.end => End::Commit,
         Ok(()) => End::LateCommit,
         Err(_) if now >= run.end => End::Abandoned,
-        Err(error) if lost_conflict(&error) => End::GiveUp,
+        Err(error) if lost_conflict(&error) || was_cancelled(&error) => End::GiveUp,
         Err(error) => return Err(error),
     };
     Ok((end, now.min(run.end).saturating_duration_since(arrival)))
+}
+
+/// Whether the server says that somebody cancelled the statement. Before the end of the run nobody has: that is how
+/// it reports, once in ten thousand times or so, a `lock_timeout` that fires while the lock is being granted.
+fn was_cancelled(error: &anyhow::Error) -> bool {
+    let mut causes = error.chain().filter_map(|cause| cause.downcast_ref::<tokio_postgres::Error>());
+    causes.any(|cause| cause.code() == Some(&SqlState::QUERY_CANCELED))
 }
 
 /// Once the run is over, cancels whatever waits for a lock: nobody wants it any more. Ends only by an error.

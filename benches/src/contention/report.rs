@@ -100,7 +100,10 @@ impl Report<'_> {
             latencies.add(&run.latencies).expect("of equal precision, and resizable");
         }
         let mut row = vec![name, format!("{:.0}", Spread::of(&goodput)), format!("{:.2}", Spread::of(&ratios))];
-        row.push(format!("{:.2}", sum(|run| run.attempts) as f64 / sum(|run| run.commits) as f64));
+        row.push(match sum(|run| run.commits) {
+            0 => "-".to_owned(),
+            commits => format!("{:.2}", sum(|run| run.attempts) as f64 / commits as f64),
+        });
         row.push(sum(|run| run.give_ups).to_string());
         row.push(sum(|run| run.abandoned).to_string());
         row.extend([0.5, 0.99, 0.999, 1.0].map(|quantile| milliseconds(latencies.value_at_quantile(quantile) as f64)));
