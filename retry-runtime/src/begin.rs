@@ -36,9 +36,9 @@ pub(crate) async fn transaction(handle: Handle<'_>) -> Result<Transaction<'_>, R
     }
 }
 
-/// Waits until a pipelined BEGIN is answered.
+/// Waits until a pipelined BEGIN is answered. In a nested call that is the outermost one's to do.
 pub(crate) async fn answered(handle: &Handle<'_>) -> Result<(), Refused> {
-    if !handle.state.begun.is_pending() {
+    if handle.depth > 0 || !handle.state.begun.is_pending() {
         return Ok(());
     }
     match handle.deadline.bound(answer(handle)).await {

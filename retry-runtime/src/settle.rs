@@ -1,7 +1,6 @@
 //! The end of an attempt: COMMIT or ROLLBACK, and what is known afterwards.
 
 use std::borrow::Cow;
-use std::future::poll_fn;
 
 use tokio_postgres::Error as PgError;
 
@@ -75,9 +74,7 @@ impl Transaction<'_> {
             let error = Some(Error::deadline(Phase::Body));
             return End { outcome: Some(When::RolledBack), failure: state.failure(), error, ..End::default() };
         }
-        if self.savepoint.is_some() {
-            poll_fn(|cx| state.poll_may_send(cx)).await;
-        } else if let Err(refused) = begin::answered(&self.handle).await {
+        if let Err(refused) = begin::answered(&self.handle).await {
             self.ended |= !state.is_dirty();
             return refused.into();
         }
@@ -202,12 +199,7 @@ impl Transaction<'_> {
         let release = format!("RELEASE {}", Savepoint(self.handle.depth));
         // From here on a rollback to the savepoint would fail, and abort the transaction around it.
         self.ended = true;
-        let mut ticket = state.send();
-        let Err(error) = self.handle.client.batch_execute(&release).await else {
-            ticket.answered(None);
-            return End::default();
-        };
-        ticket.answered(Some(&error));
+        let Err(error) = self.batch_execute(&release).await else { return End::default() };
         let aborted = Failure::from_driver(&error).is_symptom();
         let failure = state.failure();
         let end = self.roll_back_savepoint().await;
