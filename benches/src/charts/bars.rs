@@ -5,7 +5,7 @@ use std::path::Path;
 use plotters::prelude::*;
 use plotters::style::text_anchor::{HPos, VPos};
 
-use super::style::{BACKGROUND, GRID, INK, text};
+use super::style::{BACKGROUND, GRID, INK, legend, text};
 use crate::overhead::{Line, Variant};
 use crate::summary::Spread;
 
@@ -21,7 +21,8 @@ pub(crate) fn draw(file: &Path, title: &str, lines: &[Line]) -> anyhow::Result<(
     let count = u32::try_from(bars.len())?;
     let root = SVGBackend::new(file, (WIDTH, 110 + STEP * count)).into_drawing_area();
     root.fill(&BACKGROUND)?;
-    root.draw(&Text::new(title.to_owned(), (20, 14), text(18, INK, HPos::Left, VPos::Top)))?;
+    root.draw(&Text::new(title.to_owned(), (20, 14), text(16, INK, HPos::Left, VPos::Top)))?;
+    legend(&root)?;
     let longest = bars.iter().map(|(_, spread)| spread.max).fold(1.0, f64::max);
     let mut chart = ChartBuilder::on(&root)
         .margin_top(48)

@@ -6,13 +6,13 @@ use std::path::Path;
 use plotters::prelude::*;
 use plotters::style::text_anchor::{HPos, VPos};
 
-use super::style::{BACKGROUND, GRID, INK, text};
+use super::style::{BACKGROUND, GRID, INK, legend, text};
 use crate::contention::{Line, Strategy};
 use crate::summary::Spread;
 
 const SIZE: (u32, u32) = (860, 520);
 /// Room for the labels at the right.
-const RIGHT: u32 = 230;
+const RIGHT: u32 = 250;
 /// The height of a label.
 const LABEL: i32 = 19;
 
@@ -22,6 +22,8 @@ struct Point {
     p999: f64,
     /// To the baseline's, or in commits per second.
     goodput: f64,
+    /// The share of the calls that gave up.
+    failed: f64,
 }
 
 /// Draws the runs of one scenario.
@@ -30,7 +32,8 @@ pub(crate) fn draw(file: &Path, title: &str, lines: &[Line]) -> anyhow::Result<(
     let points = points(lines, |line| line.ratio.filter(|_| is_relative).unwrap_or(line.goodput));
     let root = SVGBackend::new(file, SIZE).into_drawing_area();
     root.fill(&BACKGROUND)?;
-    root.draw(&Text::new(title.to_owned(), (20, 14), text(18, INK, HPos::Left, VPos::Top)))?;
+    root.draw(&Text::new(title.to_owned(), (20, 14), text(16, INK, HPos::Left, VPos::Top)))?;
+    legend(&root)?;
     let xs = range(points.iter().map(|point| point.p999));
     let ys = range(points.iter().map(|point| point.goodput));
     let floor = ys.start;
@@ -48,6 +51,7 @@ pub(crate) fn draw(file: &Path, title: &str, lines: &[Line]) -> anyhow::Result<(
         .axis_style(INK)
         .x_desc("99.9 % of the calls take at most so many ms (to the left is better)")
         .y_desc(if is_relative { "commits beside those of retries at once" } else { "commits per second" })
+        .x_labels(5)
         .x_label_formatter(&|x| tick(*x))
         .y_label_formatter(&|y| tick(*y))
         .label_style(text(13, INK, HPos::Center, VPos::Top))
@@ -60,7 +64,7 @@ pub(crate) fn draw(file: &Path, title: &str, lines: &[Line]) -> anyhow::Result<(
         let left = i32::try_from(SIZE.0 - RIGHT)? + 26;
         root.draw(&PathElement::new([*place, (left - 6, label)], color.mix(0.35)))?;
         root.draw(&Circle::new(*place, 5, color.filled()))?;
-        let name = format!("{}  {}", point.strategy.name(), tick(point.goodput));
+        let name = format!("{} {}{}", point.strategy.name(), tick(point.goodput), failures(point.failed));
         root.draw(&Text::new(name, (left, label), text(14, color, HPos::Left, VPos::Center)))?;
     }
     Ok(root.present()?)
@@ -74,7 +78,8 @@ fn points(lines: &[Line], goodput: impl Fn(&Line) -> f64) -> Vec<Point> {
         let median =
             |value: &dyn Fn(&Line) -> f64| Spread::of(&runs.iter().map(|line| value(line)).collect::<Vec<_>>()).median;
         if !runs.is_empty() {
-            points.push(Point { strategy, p999: median(&|line| line.p999), goodput: median(&goodput) });
+            let failed = median(&|line| line.give_ups as f64 / (line.commits + line.give_ups).max(1) as f64);
+            points.push(Point { strategy, p999: median(&|line| line.p999), goodput: median(&goodput), failed });
         }
     }
     points.sort_by(|a, b| b.goodput.total_cmp(&a.goodput));
@@ -102,6 +107,11 @@ fn range(values: impl Iterator<Item = f64>) -> Range<f64> {
         .filter(|value| *value > 0.0)
         .fold((f64::INFINITY, 0.0_f64), |(low, high), value| (low.min(value), high.max(value)));
     if low <= high { low / 1.8..high * 1.8 } else { 1.0..10.0 }
+}
+
+/// What to say of calls that gave up, where they are not few: their latencies are short.
+fn failures(share: f64) -> String {
+    if share >= 0.01 { format!(", {:.0} % fail", share * 100.0) } else { String::new() }
 }
 
 /// A number in as many digits as one can use.

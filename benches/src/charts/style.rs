@@ -1,5 +1,6 @@
 //! The colours and letters of all charts.
 
+use plotters::coord::Shift;
 use plotters::prelude::*;
 use plotters::style::text_anchor::{HPos, Pos, VPos};
 
@@ -26,6 +27,16 @@ impl Owner {
             Self::Ours => OURS,
         }
     }
+}
+
+/// Says at the top right of a chart whose colour is which.
+pub(crate) fn legend(root: &DrawingArea<SVGBackend<'_>, Shift>) -> anyhow::Result<()> {
+    let right = i32::try_from(root.dim_in_pixel().0)? - 20;
+    for (offset, name, color) in [(0, "#[transactional]", OURS), (125, "peers", PEER), (180, "baseline", BASELINE)] {
+        let style = text(14, color, HPos::Right, VPos::Top);
+        root.draw(&Text::new(name, (right - offset, 16), style))?;
+    }
+    Ok(())
 }
 
 /// Text of a size and colour. The family is a generic one: whoever shows the chart has it.
