@@ -24,5 +24,5 @@ fn main() {
 #[divan::bench(args = [Jitter::Full, Jitter::Equal, Jitter::None])]
 fn delay(jitter: Jitter) -> Duration {
     let policy = Policy { jitter, ..Policy::DEFAULT };
-    backoff::delay(black_box(&policy), Schedule::Conflict, black_box(3), &mut rand::rng())
+    backoff::delay(black_box(&policy), Schedule::Conflict, black_box(3), black_box(5), &mut rand::rng())
 }

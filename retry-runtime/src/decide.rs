@@ -106,7 +106,7 @@ impl Spent {
             return None;
         }
         *spent += 1;
-        Some(backoff::delay(policy, cause.schedule(), *spent, &mut rand::rng()))
+        Some(backoff::delay(policy, cause.schedule(), *spent, budget, &mut rand::rng()))
     }
 
     /// How often the call has lost to a concurrent one.
@@ -136,10 +136,10 @@ mod tests {
         let mut spent = Spent::default();
         assert_eq!(millis(&mut spent, Cause::Class(Class::Deadlock)), Some(1));
         assert_eq!(millis(&mut spent, Cause::Class(Class::Connection)), Some(20));
-        assert_eq!(millis(&mut spent, Cause::Class(Class::Serialization)), Some(2));
-        assert_eq!(millis(&mut spent, Cause::Asked), Some(4));
+        assert_eq!(millis(&mut spent, Cause::Class(Class::Serialization)), Some(7));
+        assert_eq!(millis(&mut spent, Cause::Asked), Some(50));
         assert_eq!(millis(&mut spent, Cause::Class(Class::Lock)), None);
-        assert_eq!(millis(&mut spent, Cause::Class(Class::Capacity)), Some(40));
+        assert_eq!(millis(&mut spent, Cause::Class(Class::Capacity)), Some(1_000));
         assert_eq!(millis(&mut spent, Cause::Class(Class::ReadOnly)), None);
         assert_eq!(millis(&mut spent, Cause::Listed), None);
         assert_eq!(millis(&mut spent, Cause::Unseen), None);
@@ -149,7 +149,7 @@ mod tests {
     fn listed_and_unseen_failures_wait_as_conflicts_do() {
         let mut spent = Spent::default();
         assert_eq!(millis(&mut spent, Cause::Listed), Some(1));
-        assert_eq!(millis(&mut spent, Cause::Unseen), Some(2));
+        assert_eq!(millis(&mut spent, Cause::Unseen), Some(50));
         assert_eq!(millis(&mut spent, Cause::Listed), None);
     }
 

@@ -49,6 +49,12 @@ pub(crate) fn give_up(site: &Site, attempt: u32, cause: Cause, failure: Option<&
     event!(warn, failure, function = site.name, attempt = attempt, class = cause.as_str(), "giving up");
 }
 
+/// A deadlock cost more than running at once gained.
+pub(crate) fn one_at_a_time(site: &Site, attempt: u32, failure: Option<&Failure>, time: Duration) {
+    let time_ms = u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
+    event!(warn, failure, function = site.name, attempt = attempt, time_ms = time_ms, "calls go one at a time");
+}
+
 /// The deadline has passed, or a sleep would cross it.
 pub(crate) fn deadline_exceeded(site: &Site, attempt: u32, phase: Phase, failure: Option<&Failure>) {
     let phase = phase.as_str();

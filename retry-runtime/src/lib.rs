@@ -10,6 +10,7 @@ mod begun;
 mod cancel;
 mod classify;
 mod clean_up;
+mod damper;
 mod deadline;
 mod decide;
 mod error;

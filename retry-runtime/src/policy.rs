@@ -90,7 +90,8 @@ pub struct Policy {
     /// Whether the transaction is `DEFERRABLE`. Default: `false`.
     pub deferrable: bool,
     /// The longest first delay after a lost conflict; twenty times that after a failure of the surroundings.
-    /// Default: 1 ms.
+    /// Default: 1 ms. From there it doubles, or grows faster where the last retry of the budget would not come up to
+    /// `max_delay` otherwise.
     pub base_delay: Duration,
     /// The longest delay after any number of lost conflicts; twenty times that after failures of the surroundings.
     /// `None`, the default: 50 ms, or `base_delay` where that is longer.

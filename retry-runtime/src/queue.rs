@@ -59,15 +59,24 @@ impl Waits {
         Self { stripes, ..Self::default() }
     }
 
-    /// Waits for what is missing. Dropped, it may be waited for again.
-    pub(crate) async fn wait(&mut self, queues: &'static Queues, alone: bool) {
+    /// Waits for its turn among the calls with equal keys.
+    pub(crate) async fn wait_in_line(&mut self, queues: &'static Queues) {
         while let Some(stripe) = self.stripes.get(self.turns.len()) {
             let turn = queues.stripe(*stripe).lock().await;
             self.turns.push(turn);
         }
-        if alone && self.alone.is_none() {
+    }
+
+    /// Waits for its turn to run alone.
+    pub(crate) async fn wait_to_be_alone(&mut self, queues: &'static Queues) {
+        if self.alone.is_none() {
             self.alone = Some(queues.alone.lock().await);
         }
+    }
+
+    /// Whether it is this call's turn to run alone.
+    pub(crate) fn is_alone(&self) -> bool {
+        self.alone.is_some()
     }
 
     /// Lets the others that escalated go ahead.

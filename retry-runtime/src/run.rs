@@ -2,6 +2,7 @@
 
 use std::error::Error as StdError;
 use std::ops::ControlFlow;
+use std::pin::pin;
 use std::sync::OnceLock;
 use std::time::Duration;
 
@@ -10,6 +11,7 @@ use tokio::time::sleep;
 use crate::begin;
 use crate::classify::{Class, Failure};
 use crate::clean_up;
+use crate::damper::{Damper, Lap};
 use crate::deadline::{Deadline, Expired};
 use crate::decide::{Cause, Spent};
 use crate::error::{Error, Phase};
@@ -34,6 +36,7 @@ pub struct Site {
     pub(crate) policy: Policy,
     begin: OnceLock<String>,
     queues: Queues,
+    damper: Damper,
 }
 
 impl Site {
@@ -41,7 +44,7 @@ impl Site {
     #[must_use]
     pub const fn new(name: &'static str, policy: Policy) -> Self {
         policy.validate();
-        Self { name, policy, begin: OnceLock::new(), queues: Queues::new() }
+        Self { name, policy, begin: OnceLock::new(), queues: Queues::new(), damper: Damper::new() }
     }
 
     pub(crate) fn begin_sql(&self) -> &str {
@@ -59,6 +62,8 @@ pub struct Run<'a> {
     state: State,
     /// For other calls of the function. Boxed, as most calls wait for none.
     waits: Option<Box<Waits>>,
+    /// The attempt under way, for the function's damper.
+    lap: Option<Lap>,
     attempt: u32,
     spent: Spent,
     /// Why the last attempt failed.
@@ -108,6 +113,7 @@ impl<'a> Run<'a> {
             session: None,
             state: State::default(),
             waits: None,
+            lap: None,
             attempt: 0,
             spent: Spent::default(),
             last: None,
@@ -128,13 +134,14 @@ impl<'a> Run<'a> {
         }
         self.attempt += 1;
         self.state = State::default();
-        if self.has_escalated() || self.waits.is_some() {
+        if self.runs_alone() || self.waits.is_some() {
             // Boxed, as it is rare, and every call's future would have room for it.
             Box::pin(self.wait_for_others()).await?;
         }
         if let (Kind::Pool(pool), None) = (&self.source, &self.session) {
             self.session = Some(self.take_session(*pool).await?);
         }
+        self.lap = Some(self.site.damper.begin(self.waits.as_ref().is_some_and(|waits| waits.is_alone())));
         let session = self.session.as_deref();
         let client = match (&self.source, session) {
             (Kind::Client(client), _) => client,
@@ -145,19 +152,35 @@ impl<'a> Run<'a> {
         begin::transaction(Handle { client, session, state, site, deadline, attempt, depth: 0 }).await
     }
 
+    /// Whether it takes turns with others: it has escalated, or all calls do.
+    fn runs_alone(&self) -> bool {
+        self.has_escalated() || self.site.damper.shut_for().is_some()
+    }
+
     fn has_escalated(&self) -> bool {
         self.site.policy.escalate_after.is_some_and(|conflicts| self.spent.conflicts() >= conflicts)
     }
 
-    /// Waits for its turn among the calls with equal keys, and where it has escalated, among those that have too:
-    /// always in this order, so that no two calls wait for each other.
+    /// Waits for its turn among the calls with equal keys, and then, where it has escalated or while calls go one at a
+    /// time, for its turn to run alone: always in this order, so that no two calls wait for each other.
     async fn wait_for_others(&mut self) -> Result<(), Refused> {
-        let alone = self.has_escalated();
+        let Self { site, deadline, .. } = *self;
+        let escalated = self.has_escalated();
         let waits = self.waits.get_or_insert_default();
-        match self.deadline.bound(waits.wait(&self.site.queues, alone)).await {
-            Ok(()) => Ok(()),
-            Err(Expired) => Err(Refused::new(Error::deadline(Phase::Queue), None, None)),
-        }
+        let all = async {
+            waits.wait_in_line(&site.queues).await;
+            let mut alone = pin!(waits.wait_to_be_alone(&site.queues));
+            if escalated {
+                return alone.await;
+            }
+            // No longer than that, as whoever has the turn may itself be waiting for this call.
+            while let Some(limit) = site.damper.shut_for() {
+                if Deadline::after(Some(limit)).bound(alone.as_mut()).await.is_ok() {
+                    return;
+                }
+            }
+        };
+        deadline.bound(all).await.map_err(|Expired| Refused::new(Error::deadline(Phase::Queue), None, None))
     }
 
     /// Takes a session out of the pool. One that is dead already costs no retry.
@@ -212,6 +235,7 @@ impl<'a> Run<'a> {
             self.release(&end);
         }
         self.find_out(&mut end).await;
+        self.tell_damper(&end);
         // A hook may call this function again.
         if hooks_wait || end.cause.is_none() {
             self.with_waits(Waits::leave);
@@ -233,6 +257,18 @@ impl<'a> Run<'a> {
             session.discard();
         } else if self.state.is_dirty() {
             clean_up::hand_over(session, self.state.take_commit(), self.site, self.attempt);
+        }
+    }
+
+    fn tell_damper(&mut self, end: &End) {
+        let Some(lap) = self.lap.take() else { return };
+        let damper = &self.site.damper;
+        if end.outcome == Some(When::Committed) {
+            damper.committed(lap);
+        } else if end.cause == Some(Cause::Class(Class::Deadlock)) {
+            if let Some(time) = damper.deadlocked(lap) {
+                events::one_at_a_time(self.site, self.attempt, end.failure.as_ref(), time);
+            }
         }
     }
 
@@ -274,7 +310,7 @@ impl<'a> Run<'a> {
         let stranded = end.discard && matches!(self.source, Kind::Client(_));
         let delay = if stranded { None } else { self.spent.take(cause, &self.site.policy) };
         // Waiting for its turn to run alone, and running alone, is all the delay that a lost conflict needs.
-        let alone = cause.is_conflict() && self.has_escalated();
+        let alone = cause.is_conflict() && self.runs_alone();
         let delay = if alone { delay.and(Some(Duration::ZERO)) } else { delay };
         let Some(delay) = delay else {
             events::give_up(self.site, self.attempt, cause, failure);

@@ -33,7 +33,7 @@ fn cancel_on_and_on(token: CancelToken, stop: Arc<AtomicBool>) -> std::thread::J
 /// easier to hit.
 #[transactional(begin = "pipelined", unknown_commit = "resolve", retries = 100)]
 async fn write_twice(tx: &mut Transaction<'_>, write: &Statement, call: i32) -> Result<i32, Error> {
-    let attempt = tx.attempt().cast_signed();
+    let attempt = i32::try_from(tx.attempt()).expect("few attempts");
     let tx = &*tx;
     let step = |step: &'static str| async move { tx.execute(write, &[&call, &attempt, &step]).await };
     try_join!(step("first"), step("second"))?;
@@ -44,7 +44,7 @@ async fn write_twice(tx: &mut Transaction<'_>, write: &Statement, call: i32) -> 
 /// One after the other, by the driver's own client, whose statements nobody watches.
 #[transactional(begin = "pipelined", unknown_commit = "resolve", retries = 100)]
 async fn write_unwatched(tx: &mut Transaction<'_>, write: &Statement, call: i32) -> Result<i32, Error> {
-    let attempt = tx.attempt().cast_signed();
+    let attempt = i32::try_from(tx.attempt()).expect("few attempts");
     for step in ["first", "second", "third"] {
         (**tx).execute(write, &[&call, &attempt, &step]).await?;
     }

@@ -3,7 +3,7 @@
 
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use deadpool_postgres::Pool;
 use futures_util::future::join_all;
@@ -28,6 +28,7 @@ async fn database() -> Database {
 struct Log {
     entries: Mutex<Vec<String>>,
     inside: AtomicU32,
+    most: AtomicU32,
 }
 
 impl Log {
@@ -40,7 +41,13 @@ impl Log {
     }
 
     fn enter(&self) {
-        assert_eq!(self.inside.fetch_add(1, Ordering::SeqCst), 0, "two bodies at once");
+        let inside = self.inside.fetch_add(1, Ordering::SeqCst) + 1;
+        self.most.fetch_max(inside, Ordering::SeqCst);
+    }
+
+    /// How many bodies ran at once at most.
+    fn most(&self) -> u32 {
+        self.most.load(Ordering::SeqCst)
     }
 
     fn leave(&self) {
@@ -121,6 +128,7 @@ async fn turns_come_in_the_order_of_arrival_and_waiting_holds_no_session() {
     let rest = timeout(SOON, async { join!(first, join_all(others)) }).await.expect("a turn was lost");
     rest.1.into_iter().chain([rest.0]).for_each(Result::unwrap);
     assert_eq!(log.entries(), ["first", "b", "c", "d"]);
+    assert_eq!(log.most(), 1);
 }
 
 #[transactional(queue_by = (), deadline = "100ms")]
@@ -221,6 +229,7 @@ async fn calls_that_escalated_run_one_at_a_time() {
     let attempts = timeout(SOON, join_all((0..200).map(|_| contend(&pool, &log)))).await.expect("stuck");
     let most = attempts.into_iter().map(Result::unwrap).max();
     assert!(most > Some(2), "no call has escalated: {most:?}");
+    assert_eq!(log.most(), 1);
     assert_eq!(db.cents(1).await, 300);
 }
 
@@ -271,4 +280,58 @@ async fn an_escalated_call_that_sleeps_lets_the_others_go_ahead() {
     let (a, b) = timeout(SOON, async { join!(a, escalate(&pool, "b", &log, &rival, 2)) }).await.expect("stuck");
     (a.unwrap(), b.unwrap());
     assert_eq!(log.entries(), ["a1", "a2", "a3", "b1", "b2", "a4"]);
+}
+
+/// Locks its rows in the order given, but where there is a barrier, the second not before the other call has locked
+/// its first.
+#[transactional]
+async fn lock_both(
+    tx: &mut Transaction<'_>,
+    [first, second]: [i64; 2],
+    log: &Log,
+    barrier: Option<&Barrier>,
+) -> Result<(), Error> {
+    log.enter();
+    let sql = "UPDATE accounts SET cents = cents + 1 WHERE id = $1";
+    tx.execute(sql, &[&first]).await?;
+    if let (Some(barrier), 1) = (barrier, tx.attempt()) {
+        barrier.wait().await;
+    }
+    let locked = tx.execute(sql, &[&second]).await;
+    log.leave();
+    locked?;
+    Ok(())
+}
+
+async fn lock_at_once(pool: &Pool, one: [i64; 2], two: [i64; 2]) {
+    let (log, barrier) = (Log::default(), Barrier::new(2));
+    let calls = async { join!(lock_both(pool, one, &log, Some(&barrier)), lock_both(pool, two, &log, Some(&barrier))) };
+    let (one, two) = timeout(SOON, calls).await.expect("stuck");
+    (one.unwrap(), two.unwrap());
+}
+
+/// Nobody asked for it: after a deadlock in which nothing else was done, calls go one at a time for a while.
+#[tokio::test]
+async fn after_a_costly_deadlock_calls_go_one_at_a_time_for_a_while() {
+    let db = database().await;
+    let mut config = db.config().clone();
+    config.options("-c deadlock_timeout=1s");
+    let pool = retry_tests::pool(&config, 8);
+    loop {
+        let events = Events::capture();
+        lock_at_once(&pool, [1, 2], [2, 1]).await;
+        let [event] = &events.of("calls go one at a time")[..] else { panic!("{events:?}") };
+        assert_eq!((&*event["level"], &*event["sqlstate"]), ("WARN", "40P01"));
+        let shut = Duration::from_millis(event["time_ms"].parse().unwrap());
+        let (began, log) = (Instant::now(), Log::default());
+        let calls = (0..20).map(|n| lock_both(&pool, [n % 2 + 1, 2 - n % 2], &log, None));
+        timeout(SOON, join_all(calls)).await.expect("stuck").into_iter().for_each(Result::unwrap);
+        // On a machine so slow that they were at large again it says nothing; the next time lasts twice as long.
+        if began.elapsed() < shut / 2 {
+            assert_eq!(log.most(), 1);
+            break;
+        }
+    }
+    // A call whose turn it is waits for one that waits for its turn: only so long.
+    lock_at_once(&pool, [3, 4], [5, 6]).await;
 }

@@ -45,10 +45,11 @@ pub(crate) struct Report<'a> {
 }
 
 impl Report<'_> {
-    /// Transactions per second, of connections that do nothing else.
+    /// Transactions per second, were each as long as the median one: what else the machine does now and then is none
+    /// of a variant's.
     fn throughput(&self, latencies: &[Duration]) -> f64 {
-        let busy: Duration = latencies.iter().sum();
-        self.connections as f64 * latencies.len() as f64 / busy.as_secs_f64()
+        let seconds: Vec<f64> = latencies.iter().map(Duration::as_secs_f64).collect();
+        self.connections as f64 / Spread::of(&seconds).median
     }
 
     /// The throughput beside that of the baseline in the same block.
