@@ -4,7 +4,7 @@ use proc_macro2::{Ident, Span, TokenStream, TokenTree};
 use quote::{ToTokens, quote};
 use syn::ext::IdentExt;
 use syn::parse::{ParseStream, Parser};
-use syn::{Error, Expr, LitStr, Path, Result, Token, token};
+use syn::{Error, Expr, ExprLit, Lit, LitStr, Path, Result, Token, token};
 
 use crate::error::Errors;
 use crate::value::{self, Count, Time};
@@ -32,6 +32,24 @@ const OPTIONS: [&str; 22] = [
     "queue_by",
     "escalate_after",
     "begin",
+];
+
+/// What the options are called elsewhere, and here.
+const ELSEWHERE: [(&str, &str); 14] = [
+    ("retry", "retries"),
+    ("max_retries", "retries"),
+    ("attempts", "retries"),
+    ("max_attempts", "retries"),
+    ("deadlocks", "deadlock_retries"),
+    ("timeout", "deadline"),
+    ("backoff", "base_delay"),
+    ("delay", "base_delay"),
+    ("max_backoff", "max_delay"),
+    ("isolation_level", "isolation"),
+    ("readonly", "read_only"),
+    ("pool", "source"),
+    ("retry_codes", "retry_on"),
+    ("serialize_by", "queue_by"),
 ];
 
 const ISOLATION: [(&str, &str); 3] =
@@ -108,7 +126,7 @@ impl Args {
         match name {
             "retries" => self.retries = arg.value(|value| Count::parse(name, value))?,
             "deadlock_retries" => self.deadlock_retries = arg.value(|value| Count::parse(name, value))?,
-            "isolation" => self.isolation = arg.value(|value| value::word(value, &ISOLATION))?,
+            "isolation" => self.isolation = arg.value(isolation)?,
             "read_only" => arg.flag(&mut self.read_only)?,
             "deferrable" => arg.flag(&mut self.deferrable)?,
             "base_delay" => self.base_delay = arg.value(|value| Time::parse(name, value))?,
@@ -152,6 +170,40 @@ impl Args {
         {
             if base > max {
                 errors.at(token, "`base_delay` is longer than `max_delay`");
+            }
+        }
+        if let (Some(Time::Literal { micros: base, .. }), Some(Time::Literal { micros: deadline, token })) =
+            (&self.base_delay, &self.deadline)
+        {
+            if deadline < base {
+                errors.at(token, "`deadline` is shorter than `base_delay`, so that it leaves no time for a retry");
+            }
+        }
+        self.check_budgets(seen, errors);
+        if let (Some(_), Some(what)) = (&self.read_only, &self.unknown_commit) {
+            if what == "Resolve" || what == "Token" {
+                errors.at(
+                    what,
+                    "a `read_only` function has no outcome to look up: it is simply tried again; remove `unknown_commit`",
+                );
+            }
+        }
+    }
+
+    /// Refuses what no budget pays for.
+    fn check_budgets(&self, seen: &[Ident], errors: &mut Errors) {
+        if let (Some(Count::Literal(0)), Some(codes)) = (&self.retries, &self.retry_on) {
+            errors.at(&codes[0], "`retry_on` counts against `retries`, which is 0");
+        }
+        if let Some(Count::Literal(budget)) = &self.deadlock_retries {
+            if let (0, Some(retry_if)) = (budget, &self.retry_if) {
+                errors.at(retry_if, "`retry_if` counts against `deadlock_retries`, which is 0");
+            }
+            if let Some(Count::Literal(after)) = &self.escalate_after {
+                if after > budget {
+                    let key = seen.iter().find(|key| *key == "escalate_after");
+                    errors.at(key, "`escalate_after` is greater than `deadlock_retries`: it never comes to that");
+                }
             }
         }
     }
@@ -272,8 +324,24 @@ fn skip_comma(input: ParseStream) -> Result<()> {
     Ok(())
 }
 
+/// An isolation level that PostgreSQL has.
+fn isolation(value: &Expr) -> Result<Ident> {
+    if matches!(value, Expr::Lit(ExprLit { lit: Lit::Str(level), .. }) if level.value() == "read uncommitted") {
+        let message = "PostgreSQL runs `read uncommitted` as `read committed`; write `\"read committed\"`";
+        return Err(Error::new_spanned(value, message));
+    }
+    value::word(value, &ISOLATION)
+}
+
 fn unknown(key: &Ident) -> Error {
     let name = key.to_string();
+    if name == "propagation" {
+        let message = "unknown option `propagation`; a nested call is always a savepoint of the call around it";
+        return Error::new_spanned(key, message);
+    }
+    if let Some((_, here)) = ELSEWHERE.into_iter().find(|(elsewhere, _)| *elsewhere == name) {
+        return Error::new_spanned(key, format_args!("unknown option `{name}`; did you mean `{here}`?"));
+    }
     let nearest = OPTIONS.into_iter().min_by_key(|option| distance(option, &name));
     let alike = |option: &&str| name.contains(option) || distance(option, &name) <= option.len() / 2;
     let help = if let Some(option) = nearest.filter(alike) {
@@ -313,11 +381,18 @@ mod tests {
         let faults = faults(quote! {
             retries = 5, deadlock_retries = crate::LIMIT, isolation = "serializable", read_only, deferrable,
             base_delay = "250us", max_delay = limits::CAP, jitter = "equal", statement_timeout = "2s",
-            lock_timeout = "20ms", idle_timeout = "1m", deadline = "3s", unknown_commit = "token", retry_if = |e| e.is_stale(), retry_on = ["23505", "23P01"],
+            lock_timeout = "20ms", idle_timeout = "1m", deadline = "3s", unknown_commit = "retry", retry_if = |e| e.is_stale(), retry_on = ["23505", "23P01"],
             source = &self.pool, name = "transfer", crate = ::renamed, allow_mut, queue_by = [from, to],
             escalate_after = 2, begin = "pipelined",
         });
         assert_eq!(faults, [""; 0]);
+    }
+
+    #[test]
+    fn what_options_are_called_elsewhere_is_no_option_here() {
+        for (elsewhere, here) in ELSEWHERE {
+            assert!(!OPTIONS.contains(&elsewhere) && OPTIONS.contains(&here), "{elsewhere}: {here}");
+        }
     }
 
     #[test]
@@ -382,8 +457,11 @@ mod tests {
             ("retry", "retries"),
             ("max_retries", "retries"),
             ("readonly", "read_only"),
-            ("timeout", "lock_timeout"),
+            ("timeout", "deadline"),
             ("isolation_level", "isolation"),
+            ("attempts", "retries"),
+            ("backoff", "base_delay"),
+            ("lock_timout", "lock_timeout"),
         ] {
             let key = Ident::parse_any.parse_str(option).unwrap();
             let fault = &faults(quote!(#key = 1))[0];
@@ -403,6 +481,19 @@ mod tests {
     fn contradictions_are_refused() {
         assert_eq!(faults(quote!(base_delay = "2ms", max_delay = "1ms")), ["`base_delay` is longer than `max_delay`"]);
         assert_eq!(faults(quote!(base_delay = "2ms", max_delay = "2ms")), [""; 0]);
+        for (one, fault) in [
+            (quote!(deadline = "1ms", base_delay = "2ms"), "`deadline` is shorter"),
+            (quote!(retries = 0, retry_on = ["23505"]), "`retry_on` counts against `retries`"),
+            (quote!(deadlock_retries = 0, retry_if = is_stale), "`retry_if` counts against"),
+            (quote!(deadlock_retries = 2, escalate_after = 3), "`escalate_after` is greater"),
+            (quote!(read_only, unknown_commit = "token"), "a `read_only` function"),
+            (quote!(isolation = "read uncommitted"), "PostgreSQL runs `read uncommitted`"),
+            (quote!(propagation = "nested"), "unknown option `propagation`; a nested call"),
+        ] {
+            let faults = faults(one);
+            assert!(faults.len() == 1 && faults[0].starts_with(fault), "{faults:?}");
+        }
+        assert_eq!(faults(quote!(deadlock_retries = 3, escalate_after = 3)), [""; 0]);
         for one in [quote!(deferrable), quote!(deferrable, read_only), quote!(deferrable, isolation = "serializable")] {
             assert!(faults(one)[0].starts_with("`deferrable` has an effect only"));
         }

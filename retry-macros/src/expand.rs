@@ -98,10 +98,12 @@ fn function(args: &Args, item: &Item, shape: Shape) -> TokenStream {
             #body
         }
     };
-    let (limit, attempt) = if args.limits_body() {
-        (Some(quote_spanned!(span=> let __limit = __tx.limit();)), quote_spanned!(in_body=> __limit.body(#attempt)))
+    let error = first(error_of(&output));
+    let (limit, outcome_of) = if args.limits_body() {
+        let body = quote_spanned!(in_body=> __limit.body(#attempt));
+        (Some(quote_spanned!(span=> let __limit = __tx.limit();)), quote_spanned!(at(&error)=> #body.await))
     } else {
-        (None, attempt)
+        (None, quote_spanned!(span=> #attempt.await))
     };
 
     // All that asks something of the return type stands at one place, so that rustc has one complaint.
@@ -109,7 +111,6 @@ fn function(args: &Args, item: &Item, shape: Shape) -> TokenStream {
     let outcome = over(&result, quote_spanned!(span=> __outcome));
     let into_result = over(&result, quote_spanned!(span=> #private::Outcome::into_result(#outcome)));
     let from_result = over(&result, quote_spanned!(span=> #private::Outcome::from_result(__result)));
-    let error = first(error_of(&output));
     let settle = quote_spanned!(at(&error)=> __tx.settle(__outcome, __seen).await);
     let next = quote_spanned!(at(&error)=> __run.next(__ended).await);
 
@@ -132,7 +133,7 @@ fn function(args: &Args, item: &Item, shape: Shape) -> TokenStream {
                             #(#cloned)*
                             #(#tx_attrs)*
                             let #tx_pat: #tx_ty = #lend;
-                            #attempt.await
+                            #outcome_of
                         };
                         let #outcome = #into_result;
                         let __seen = #private::seen!(&#outcome #(, #retry_if)*);

@@ -31,8 +31,15 @@ pub(crate) struct Cloned {
     pub(crate) ident: Ident,
 }
 
-/// Refuses a second attribute.
+/// Refuses a second attribute, and tests, which nobody calls with a source.
 pub(crate) fn attributes(attrs: &mut Vec<Attribute>, errors: &mut Errors) {
+    let is_test = |attr: &Attribute| attr.path().segments.last().is_some_and(|name| name.ident == "test");
+    if let Some(test) = attrs.iter().position(is_test) {
+        errors.at(
+            attrs.remove(test),
+            "a test has no caller that passes a source; call a `#[transactional]` function from the test",
+        );
+    }
     let is_ours = |attr: &Attribute| attr.path().segments.last().is_some_and(|name| name.ident == "transactional");
     if let Some(second) = attrs.iter().position(is_ours) {
         errors.at(attrs.remove(second), "`#[transactional]` given more than once");
@@ -51,8 +58,20 @@ pub(crate) fn shape(sig: &mut Signature, args: &Args, errors: &mut Errors) -> Op
     }
     if let Some(constness) = sig.constness.take() {
         errors.at(constness, "`#[transactional]` cannot be used on a `const fn`; remove `const`");
+    } else if returns_future(sig) {
+        errors.at(sig.fn_token, "write `async fn`, and return the `Result` itself in place of the future");
+        return None;
     } else if sig.asyncness.is_none() {
         errors.at(sig.fn_token, "`#[transactional]` needs an `async fn`; add `async`");
+    }
+    if sig.ident == "main" {
+        errors.at(&sig.ident, "`main` has no caller that passes a source; call a `#[transactional]` function from it");
+    }
+    if let Some(abi) = sig.abi.take_if(|abi| abi.name.as_ref().is_none_or(|name| name.value() != "Rust")) {
+        errors.at(abi, "`#[transactional]` cannot be used on an `extern` function; remove `extern`");
+    }
+    if let Some(variadic) = sig.variadic.take() {
+        errors.at(variadic, "`#[transactional]` cannot be used on a variadic function");
     }
     sig.asyncness.get_or_insert_with(Default::default);
     let output = output(sig);
@@ -71,6 +90,12 @@ pub(crate) fn shape(sig: &mut Signature, args: &Args, errors: &mut Errors) -> Op
         }
     }
     Some(Shape { sig, tx, output, cloned })
+}
+
+/// Whether this is an async function written out.
+fn returns_future(sig: &Signature) -> bool {
+    let ReturnType::Type(_, output) = &sig.output else { return false };
+    sig.asyncness.is_none() && matches!(strip(output), Type::ImplTrait(_))
 }
 
 /// Whether this is what `#[async_trait]` makes of an `async fn`.

@@ -1,6 +1,6 @@
 //! The values of options: each parsed from an expression and checked while compiling.
 
-use proc_macro2::TokenStream;
+use proc_macro2::{Ident, TokenStream};
 use quote::{ToTokens, quote};
 use syn::{Error, Expr, ExprLit, ExprPath, Lit, LitStr, Path, Result};
 
@@ -122,13 +122,13 @@ fn micros(text: &str) -> std::result::Result<u64, String> {
 }
 
 /// One of a fixed set of words, each with the name of its variant.
-pub(crate) fn word<'a>(value: &Expr, words: &[(&'a str, &'a str)]) -> Result<proc_macro2::Ident> {
+pub(crate) fn word<'a>(value: &Expr, words: &[(&'a str, &'a str)]) -> Result<Ident> {
     let list = || words.iter().map(|(word, _)| format!("`\"{word}\"`")).collect::<Vec<_>>().join(", ");
     let Expr::Lit(ExprLit { lit: Lit::Str(token), .. }) = value else {
         return Err(Error::new_spanned(value, format!("expected one of {}", list())));
     };
     match words.iter().find(|(word, _)| *word == token.value()) {
-        Some((_, variant)) => Ok(proc_macro2::Ident::new(variant, proc_macro2::Span::call_site())),
+        Some((_, variant)) => Ok(Ident::new(variant, token.span())),
         None => Err(Error::new_spanned(token, format!("expected one of {}", list()))),
     }
 }
@@ -146,6 +146,12 @@ pub(crate) fn sqlstates(value: &Expr) -> Result<Vec<LitStr>> {
     let mut errors: Option<Error> = None;
     for element in array.elems.iter().cloned().map(ungroup) {
         let fault = match &element {
+            Expr::Lit(ExprLit { lit: Lit::Str(code), .. }) if is_retried_anyway(&code.value()) => {
+                format!("`{}` is retried anyway, on `deadlock_retries`", code.value())
+            }
+            Expr::Lit(ExprLit { lit: Lit::Str(code), .. }) if code.value() == "25P02" => {
+                "`25P02` only says that an earlier statement failed: name that failure's SQLSTATE".to_owned()
+            }
             Expr::Lit(ExprLit { lit: Lit::Str(code), .. }) if is_sqlstate(&code.value()) => {
                 if codes.iter().all(|known| known.value() != code.value()) {
                     codes.push(code.clone());
@@ -177,6 +183,11 @@ pub(crate) fn keys(value: &Expr) -> Result<Vec<Expr>> {
         Expr::Array(array) => Ok(array.elems.iter().cloned().collect()),
         _ => Ok(vec![value.clone()]),
     }
+}
+
+/// Whether an SQLSTATE is a lost conflict in any case.
+fn is_retried_anyway(code: &str) -> bool {
+    matches!(code, "40001" | "40P01" | "55P03" | "55006")
 }
 
 /// A function to call with the body's error: a path or a closure.

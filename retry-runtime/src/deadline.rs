@@ -7,6 +7,7 @@ use std::time::Duration;
 use pin_project_lite::pin_project;
 use tokio::time::{Instant, Sleep, sleep_until};
 
+use crate::__private::FromError;
 use crate::error::{Error, Phase};
 use crate::state::State;
 
@@ -101,12 +102,12 @@ pin_project! {
     }
 }
 
-impl<T, E: From<Error>, F: Future<Output = Result<T, E>>> Future for Body<'_, F> {
+impl<T, E: FromError, F: Future<Output = Result<T, E>>> Future for Body<'_, F> {
     type Output = Result<T, E>;
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let this = self.project();
-        let cut_off = |phase| Poll::Ready(Err(E::from(Error::deadline(phase))));
+        let cut_off = |phase| Poll::Ready(Err(E::from_error(Error::deadline(phase))));
         let begun = &this.state.begun;
         if *this.outermost && begun.is_pending() && begun.poll(cx) == Poll::Ready(false) {
             return cut_off(Phase::Begin);

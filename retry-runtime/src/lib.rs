@@ -56,6 +56,26 @@ mod transaction;
 ///
 /// The options are listed in [the crate's documentation](crate#options).
 ///
+/// # What it refuses
+///
+/// Each while compiling, at the token at fault, and all that a function has wrong in one run:
+///
+/// | mistake | why |
+/// |---|---|
+/// | a function that is not `async`, or returns no `Result` | an attempt is awaited, and its outcome decides between `COMMIT` and `ROLLBACK` |
+/// | no transaction as the first parameter, or one by value | callers pass a source in its place, and each attempt has one of its own |
+/// | `&mut` and `ref mut` parameters, `&mut self` | what a rolled-back attempt wrote there would stay; `allow_mut` accepts it |
+/// | a test, `main`, an `extern` function | nobody calls them with a source |
+/// | a function that `#[async_trait]` has rewritten | its body is in a box already: put the attribute on a function that it calls |
+/// | an option unknown, given twice, or with a malformed value | the message names the nearest, or what is expected |
+/// | `isolation = "read uncommitted"` | PostgreSQL runs that as read committed |
+/// | `deferrable` without `read_only` and `isolation = "serializable"` | it would have no effect |
+/// | `base_delay` longer than `max_delay` or `deadline` | the one is the first delay, the others are to be the last |
+/// | `retry_on` with `retries = 0`, `retry_if` with `deadlock_retries = 0`, `escalate_after` beyond `deadlock_retries` | it would never come to that |
+/// | `retry_on` with 40001, 40P01, 55P03, 55006 or 25P02 | the first four are retried anyway, the last one only says that something failed before |
+/// | `unknown_commit = "resolve"` or `"token"` with `read_only` | there is no outcome to look up |
+/// | an error that is not made from [`Error`], a key of `queue_by` that cannot be hashed | the runtime has to return its errors, and to tell keys apart |
+///
 /// # Errors
 /// What the body returns, once no further attempt is made. [`Error`], converted into the function's error type, where
 /// the transaction could not begin or commit.

@@ -4,6 +4,7 @@ use std::error::Error as StdError;
 
 pub use crate::__seen as seen;
 pub use crate::classify::Failure;
+use crate::error::Error;
 pub use crate::policy::{Begin, Isolation, Jitter, Policy, UnknownCommit};
 pub use crate::queue::{Key, Stripe};
 pub use crate::run::{Run, Site};
@@ -66,6 +67,25 @@ impl<T, E> Outcome for Result<T, E> {
 
     fn from_result(result: Self) -> Self {
         result
+    }
+}
+
+/// What the function's error has to be made from.
+#[diagnostic::on_unimplemented(
+    message = "the function's error `{Self}` cannot be made from `retry_runtime::Error`",
+    label = "needs `From<retry_runtime::Error>`",
+    note = "with thiserror, add a variant: `#[error(transparent)] Transaction(#[from] retry_runtime::Error)`",
+    note = "or return `retry_runtime::Error` itself, `anyhow::Error`, or `Box<dyn std::error::Error + Send + Sync>`"
+)]
+pub trait FromError {
+    /// Made from the runtime's error.
+    fn from_error(error: Error) -> Self;
+}
+
+#[diagnostic::do_not_recommend]
+impl<E: From<Error>> FromError for E {
+    fn from_error(error: Error) -> Self {
+        Self::from(error)
     }
 }
 

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use tokio::time::sleep;
 
+use crate::__private::FromError;
 use crate::begin;
 use crate::classify::{Class, Failure};
 use crate::clean_up;
@@ -206,17 +207,14 @@ impl<'a> Run<'a> {
     }
 
     /// Decides what follows an attempt: its result, or after a sleep that holds nothing, another attempt.
-    pub async fn next<T, E: From<Error>>(
-        &mut self,
-        attempt: Result<Ended<T, E>, Refused>,
-    ) -> ControlFlow<Result<T, E>> {
+    pub async fn next<T, E: FromError>(&mut self, attempt: Result<Ended<T, E>, Refused>) -> ControlFlow<Result<T, E>> {
         let (outcome, end) = match attempt {
             Ok(Ended { outcome, end }) => (Some(outcome), end),
             Err(Refused(end)) => (None, end),
         };
         match (self.conclude(end).await, outcome) {
             (Next::Again, _) => ControlFlow::Continue(()),
-            (Next::Fail(error), _) => ControlFlow::Break(Err(E::from(error))),
+            (Next::Fail(error), _) => ControlFlow::Break(Err(E::from_error(error))),
             (Next::Return, Some(outcome)) => ControlFlow::Break(outcome),
             (Next::Return, None) => unreachable!("an attempt that did not begin has an error"),
         }

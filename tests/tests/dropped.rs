@@ -22,6 +22,11 @@ async fn empty_accounts(tx: &mut Transaction<'_>, nap: &str) -> Result<(), Error
     Ok(())
 }
 
+#[transactional(begin = "pipelined")]
+async fn empty_accounts_pipelined(tx: &mut Transaction<'_>, nap: &str) -> Result<(), Error> {
+    empty_accounts(&mut *tx, nap).await
+}
+
 #[transactional]
 async fn look(tx: &mut Transaction<'_>) -> Result<(i64, i32), Error> {
     let total = tx.query_one("SELECT sum(cents)::bigint FROM accounts", &[]).await?.get(0);
@@ -53,9 +58,14 @@ async fn is_idle(client: &Client) -> bool {
 /// Every point of a call, again and again: the next borrower finds a session that is idle and outside of any
 /// transaction, and nothing of what was abandoned.
 async fn abandon_calls(db: &Database, pool: &impl Pool, nap: &str, rounds: u32) {
-    for polls in (0..12).cycle().take(rounds as usize) {
+    for round in 0..rounds {
+        let polls = round / 2 % 12;
         db.setup("UPDATE accounts SET cents = 100").await;
-        let done = dropped_after(empty_accounts(pool, nap), polls).await;
+        let done = if round % 2 == 0 {
+            dropped_after(empty_accounts(pool, nap), polls).await
+        } else {
+            dropped_after(empty_accounts_pipelined(pool, nap), polls).await
+        };
         let session = pool.get().await.unwrap();
         assert!(is_idle(session.client()).await, "the next borrower is inside a transaction after {polls} polls");
         drop(session);

@@ -43,10 +43,20 @@ const fn is_lost(error: &Error) -> bool {
     idle_timeout = "1m",
     retry_if = is_lost,
     retry_on = ["23505"],
+    deadline = "1s",
+    unknown_commit = "retry",
+    queue_by = [id, "every option", id + 1],
+    escalate_after = LIMIT,
+    begin = "awaited",
     name = "every option"
 )]
-pub(crate) async fn all_options(tx: &mut Transaction<'_>) -> Outcome<()> {
+pub(crate) async fn all_options(tx: &mut Transaction<'_>, id: i64) -> Outcome<()> {
     Ok(tx.batch_execute("SELECT 1").await?)
+}
+
+#[transactional(begin = "pipelined", queue_by = ids)]
+async fn one_line_pipelined(tx: &Transaction<'_>, ids: Vec<i64>) -> Outcome<usize> {
+    Ok(ids.len() + usize::from(tx.attempt() > 1))
 }
 
 #[transactional(retry_if = |error| !is_lost(error))]
@@ -192,7 +202,8 @@ impl Ledger for Bank {
 fn every_form_is_clean() {
     let calls = async |bank: Bank| {
         let pool = &bank.pool;
-        all_options(pool).await?;
+        all_options(pool, 1).await?;
+        one_line_pipelined(pool, vec![1]).await?;
         one_line(pool).await?;
         braces(pool).await?;
         unused(pool).await?;

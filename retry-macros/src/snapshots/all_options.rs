@@ -27,7 +27,7 @@ async fn report(totals: &mut Vec<i64>) -> Result<(), BankError> {
                 deadline: ::core::option::Option::Some(
                     ::core::time::Duration::from_micros(3000000u64),
                 ),
-                unknown_commit: bank::retry::__private::UnknownCommit::Token,
+                unknown_commit: bank::retry::__private::UnknownCommit::Retry,
                 escalate_after: ::core::option::Option::Some(2),
                 begin: ::core::option::Option::Some(
                     bank::retry::__private::Begin::Awaited,
