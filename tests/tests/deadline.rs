@@ -139,7 +139,7 @@ async fn a_lone_client_is_outside_of_a_transaction_after_a_deadline_in_commit() 
     assert_eq!(db.cents(1).await, 100);
 }
 
-#[transactional(deadline = "20s", isolation = "repeatable read", base_delay = "1m", jitter = "none")]
+#[transactional(deadline = "20s", isolation = "repeatable read", base_delay = "20s", jitter = "none")]
 async fn lose(tx: &mut Transaction<'_>, rival: &Rival, attempts: &AtomicU32) -> Result<(), Error> {
     attempts.store(tx.attempt(), Ordering::Relaxed);
     tx.query_one("SELECT cents FROM accounts WHERE id = 1", &[]).await?;

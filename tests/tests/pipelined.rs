@@ -80,8 +80,8 @@ async fn nothing_after_the_first_statement_runs_where_begin_was_cancelled() {
             timeout(SOON, write_twice(&mut client, &write, call)).await
         };
         let result = result.expect("nobody reads the answer to BEGIN");
-        let retries = events.of("retrying");
-        let hits = retries.iter().filter(|event| event["class"] == "begin_canceled").count();
+        let all = events.of("retrying");
+        let hits = all.iter().filter(|event| event["class"] == "begin_canceled").count();
         let committed: Vec<i32> = result.iter().copied().collect();
         assert_eq!(attempts_of(&observer, call, "second").await, committed, "{result:?} {events:?}");
         assert_eq!(attempts_of(&observer, call, "third").await, committed, "{result:?} {events:?}");
