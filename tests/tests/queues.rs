@@ -96,7 +96,8 @@ async fn calls_with_other_keys_run_at_once() {
     let (pool, barrier) = (db.pool(2), Barrier::new(2));
     let both = async { join!(meet(&pool, "one", &barrier), meet(&pool, "two", &barrier)) };
     let (one, two) = timeout(SOON, both).await.expect("they wait for each other");
-    (one.unwrap(), two.unwrap());
+    one.unwrap();
+    two.unwrap();
 }
 
 #[transactional(queue_by = (), isolation = "repeatable read", deadline = "10s")]
@@ -177,7 +178,8 @@ async fn a_turn_is_kept_over_the_attempts() {
     let db = database().await;
     let (pool, log, rival) = (db.pool(2), Log::default(), Rival::connect(&db).await);
     let (a, b) = join!(stay(&pool, "a", &log, Some(&rival)), stay(&pool, "b", &log, None));
-    (a.unwrap(), b.unwrap());
+    a.unwrap();
+    b.unwrap();
     assert_eq!(log.entries(), ["a1", "a2", "a3", "b1"]);
 }
 
@@ -260,7 +262,8 @@ async fn an_escalated_call_keeps_its_turn_and_does_not_sleep() {
     let events = Events::capture();
     let call = async { join!(escalate(&pool, "a", &log, &rival, 3), escalate(&pool, "b", &log, &rival, 2)) };
     let (a, b) = timeout(SOON, call).await.expect("stuck");
-    (a.unwrap(), b.unwrap());
+    a.unwrap();
+    b.unwrap();
     assert!(events.of("retrying").iter().all(|event| event["delay_us"] == "0"), "{events:?}");
     let entries = log.entries();
     let at = |entry: &str| entries.iter().position(|other| other == entry);
@@ -278,7 +281,8 @@ async fn an_escalated_call_that_sleeps_lets_the_others_go_ahead() {
         tokio::time::sleep(Duration::from_millis(1)).await;
     }
     let (a, b) = timeout(SOON, async { join!(a, escalate(&pool, "b", &log, &rival, 2)) }).await.expect("stuck");
-    (a.unwrap(), b.unwrap());
+    a.unwrap();
+    b.unwrap();
     assert_eq!(log.entries(), ["a1", "a2", "a3", "b1", "b2", "a4"]);
 }
 
@@ -307,7 +311,8 @@ async fn lock_at_once(pool: &Pool, one: [i64; 2], two: [i64; 2]) {
     let (log, barrier) = (Log::default(), Barrier::new(2));
     let calls = async { join!(lock_both(pool, one, &log, Some(&barrier)), lock_both(pool, two, &log, Some(&barrier))) };
     let (one, two) = timeout(SOON, calls).await.expect("stuck");
-    (one.unwrap(), two.unwrap());
+    one.unwrap();
+    two.unwrap();
 }
 
 /// Nobody asked for it: after a deadlock in which nothing else was done, calls go one at a time for a while.
