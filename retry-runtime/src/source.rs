@@ -59,6 +59,10 @@ pub(crate) enum Kind<'a> {
 ///     fn discard(self: Box<Self>) {}
 /// }
 /// ```
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` is no pool of connections",
+    note = "a call takes a pool as `&pool`, a client as `&mut client`, and an open transaction as `&mut *tx`"
+)]
 pub trait Pool: Send + Sync {
     /// Takes a session out of the pool. Dropping the future takes none.
     ///
