@@ -12,6 +12,8 @@ mod error;
 mod expand;
 #[path = "../../retry-macros/src/item.rs"]
 mod item;
+#[path = "../../retry-macros/src/names.rs"]
+mod names;
 #[path = "../../retry-macros/src/validate.rs"]
 mod validate;
 #[path = "../../retry-macros/src/value.rs"]

@@ -7,50 +7,8 @@ use syn::parse::{ParseStream, Parser};
 use syn::{Error, Expr, ExprLit, Lit, LitStr, Path, Result, Token, token};
 
 use crate::error::Errors;
+use crate::names;
 use crate::value::{self, Count, Time};
-
-const OPTIONS: [&str; 22] = [
-    "retries",
-    "deadlock_retries",
-    "isolation",
-    "read_only",
-    "deferrable",
-    "base_delay",
-    "max_delay",
-    "jitter",
-    "statement_timeout",
-    "lock_timeout",
-    "idle_timeout",
-    "retry_if",
-    "retry_on",
-    "source",
-    "name",
-    "crate",
-    "allow_mut",
-    "deadline",
-    "unknown_commit",
-    "queue_by",
-    "escalate_after",
-    "begin",
-];
-
-/// What the options are called elsewhere, and here.
-const ELSEWHERE: [(&str, &str); 14] = [
-    ("retry", "retries"),
-    ("max_retries", "retries"),
-    ("attempts", "retries"),
-    ("max_attempts", "retries"),
-    ("deadlocks", "deadlock_retries"),
-    ("timeout", "deadline"),
-    ("backoff", "base_delay"),
-    ("delay", "base_delay"),
-    ("max_backoff", "max_delay"),
-    ("isolation_level", "isolation"),
-    ("readonly", "read_only"),
-    ("pool", "source"),
-    ("retry_codes", "retry_on"),
-    ("serialize_by", "queue_by"),
-];
 
 const ISOLATION: [(&str, &str); 3] =
     [("read committed", "ReadCommitted"), ("repeatable read", "RepeatableRead"), ("serializable", "Serializable")];
@@ -146,7 +104,7 @@ impl Args {
             "queue_by" => self.queue_by = arg.value(value::keys)?,
             "escalate_after" => self.escalate_after = arg.value(|value| Count::parse_from_one(name, value))?,
             "begin" => self.begin = arg.value(|value| value::word(value, &BEGIN))?,
-            _ => return Err(unknown(&arg.key)),
+            _ => return Err(names::unknown(&arg.key)),
         }
         Ok(())
     }
@@ -333,39 +291,6 @@ fn isolation(value: &Expr) -> Result<Ident> {
     value::word(value, &ISOLATION)
 }
 
-fn unknown(key: &Ident) -> Error {
-    let name = key.to_string();
-    if name == "propagation" {
-        let message = "unknown option `propagation`; a nested call is always a savepoint of the call around it";
-        return Error::new_spanned(key, message);
-    }
-    if let Some((_, here)) = ELSEWHERE.into_iter().find(|(elsewhere, _)| *elsewhere == name) {
-        return Error::new_spanned(key, format_args!("unknown option `{name}`; did you mean `{here}`?"));
-    }
-    let nearest = OPTIONS.into_iter().min_by_key(|option| distance(option, &name));
-    let alike = |option: &&str| name.contains(option) || distance(option, &name) <= option.len() / 2;
-    let help = if let Some(option) = nearest.filter(alike) {
-        format!("did you mean `{option}`?")
-    } else {
-        format!("the options are {}", OPTIONS.map(|option| format!("`{option}`")).join(", "))
-    };
-    Error::new_spanned(key, format_args!("unknown option `{name}`; {help}"))
-}
-
-/// How many letters have to be put in, left out or changed to get from one word to another.
-fn distance(from: &str, to: &str) -> usize {
-    let mut row: Vec<usize> = (0..=to.len()).collect();
-    for (i, a) in from.bytes().enumerate() {
-        let mut diagonal = std::mem::replace(&mut row[0], i + 1);
-        for (j, b) in to.bytes().enumerate() {
-            let changed = diagonal + usize::from(a != b);
-            diagonal = row[j + 1];
-            row[j + 1] = changed.min(diagonal + 1).min(row[j] + 1);
-        }
-    }
-    row[to.len()]
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -389,15 +314,8 @@ mod tests {
     }
 
     #[test]
-    fn what_options_are_called_elsewhere_is_no_option_here() {
-        for (elsewhere, here) in ELSEWHERE {
-            assert!(!OPTIONS.contains(&elsewhere) && OPTIONS.contains(&here), "{elsewhere}: {here}");
-        }
-    }
-
-    #[test]
     fn every_option_has_its_row() {
-        for option in OPTIONS {
+        for option in names::OPTIONS {
             let key = Ident::parse_any.parse_str(option).unwrap();
             let faults = faults(quote!(#key = 1 + 1));
             assert!(faults.iter().all(|fault| !fault.contains("unknown option")), "{option}: {faults:?}");
@@ -449,25 +367,6 @@ mod tests {
             let text = one.to_string();
             assert_eq!(faults(one).len(), 1, "{text}");
         }
-    }
-
-    #[test]
-    fn unknown_options_suggest_the_nearest() {
-        for (option, nearest) in [
-            ("retry", "retries"),
-            ("max_retries", "retries"),
-            ("readonly", "read_only"),
-            ("timeout", "deadline"),
-            ("isolation_level", "isolation"),
-            ("attempts", "retries"),
-            ("backoff", "base_delay"),
-            ("lock_timout", "lock_timeout"),
-        ] {
-            let key = Ident::parse_any.parse_str(option).unwrap();
-            let fault = &faults(quote!(#key = 1))[0];
-            assert!(fault.ends_with(&format!("did you mean `{nearest}`?")), "{fault}");
-        }
-        assert!(faults(quote!(frobnicate))[0].contains("the options are `retries`, "));
     }
 
     #[test]

@@ -7,6 +7,7 @@ mod args;
 mod error;
 mod expand;
 mod item;
+mod names;
 #[cfg(test)]
 mod robustness;
 #[cfg(test)]
