@@ -39,7 +39,7 @@ pub(crate) struct Lap {
     began: Instant,
     /// The commits before it.
     commits: u64,
-    /// Whether it began while calls went one at a time.
+    /// Whether it has the turn among the calls that go one at a time.
     alone: bool,
 }
 

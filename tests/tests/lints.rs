@@ -81,6 +81,18 @@ async fn attributes(
     Ok(1)
 }
 
+/// What should fire in a body still does, at its line: an expectation that is not met would be a warning.
+#[transactional]
+async fn lints_in_the_body(tx: &Transaction<'_>) -> Outcome<usize> {
+    #[expect(unused_variables)]
+    let unused = tx.attempt();
+    #[expect(clippy::needless_collect)]
+    let all: Vec<_> = [1, 2].iter().map(|n| n + 1).collect();
+    #[expect(clippy::let_unit_value)]
+    let _unit = tx.batch_execute("SELECT 1").await?;
+    Ok(all.len())
+}
+
 #[transactional]
 async fn unused_name(_tx: &Transaction<'_>, _id: i64) -> Outcome<u32> {
     Ok(1)
@@ -205,6 +217,7 @@ fn every_form_is_clean() {
         all_options(pool, 1).await?;
         one_line_pipelined(pool, vec![1]).await?;
         one_line(pool).await?;
+        lints_in_the_body(pool).await?;
         braces(pool).await?;
         unused(pool).await?;
         attributes(pool, 1).await?;
