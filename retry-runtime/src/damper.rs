@@ -89,7 +89,8 @@ impl Damper {
             }
             return None;
         }
-        if commits >= micros(took) / self.takes.load(Ordering::Relaxed).max(1) {
+        // The other side of the deadlock may be committed by now: it is no sign of life.
+        if commits > micros(took) / self.takes.load(Ordering::Relaxed).max(1) {
             return None;
         }
         let mut plan = self.plan();
@@ -160,6 +161,35 @@ mod tests {
         damper.committed(lap(&damper, 10, 0, false));
         assert_eq!(damper.deadlocked(lap(&damper, 1_000, 11, false)), None, "ten could have been committed");
         assert!(damper.deadlocked(lap(&damper, 1_000, 8, false)).is_some());
+    }
+
+    #[test]
+    fn waiting_for_others_is_not_taken_for_work() {
+        let damper = Damper::new();
+        damper.committed(lap(&damper, 10, 0, false));
+        damper.committed(lap(&damper, 900, 0, false));
+        assert!(damper.deadlocked(lap(&damper, 1_000, 50, false)).is_some(), "a hundred could have been committed");
+    }
+
+    #[test]
+    fn what_is_measured_follows_the_function() {
+        let damper = Damper::new();
+        damper.committed(lap(&damper, 500, 0, true));
+        for _ in 0..60 {
+            damper.committed(lap(&damper, 10, 0, true));
+        }
+        assert!(
+            damper.deadlocked(lap(&damper, 1_000, 50, false)).is_some(),
+            "nearly a hundred could have been committed"
+        );
+    }
+
+    #[test]
+    fn the_survivor_of_a_deadlock_is_no_sign_of_life() {
+        let damper = Damper::new();
+        let victim = lap(&damper, 1_000, 0, false);
+        damper.committed(lap(&damper, 1_000, 0, false));
+        assert!(damper.deadlocked(victim).is_some());
     }
 
     #[test]

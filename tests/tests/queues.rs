@@ -336,7 +336,48 @@ async fn after_a_costly_deadlock_calls_go_one_at_a_time_for_a_while() {
             assert_eq!(log.most(), 1);
             break;
         }
+        tokio::time::sleep(shut).await;
     }
     // A call whose turn it is waits for one that waits for its turn: only so long.
     lock_at_once(&pool, [3, 4], [5, 6]).await;
+}
+
+/// Naps, or locks as above.
+#[transactional]
+async fn nap_or_lock(tx: &mut Transaction<'_>, rows: Option<[i64; 2]>, barrier: &Barrier) -> Result<(), Error> {
+    let sql = "UPDATE accounts SET cents = cents + 1 WHERE id = $1";
+    let Some([first, second]) = rows else { return Ok(tx.batch_execute("SELECT pg_sleep(0.05)").await?) };
+    tx.execute(sql, &[&first]).await?;
+    if tx.attempt() == 1 {
+        barrier.wait().await;
+    }
+    tx.execute(sql, &[&second]).await?;
+    Ok(())
+}
+
+/// Eight calls at once do what one after the other could not.
+#[tokio::test]
+async fn a_deadlock_beside_which_others_go_on_changes_nothing() {
+    let db = database().await;
+    let mut config = db.config().clone();
+    config.options("-c deadlock_timeout=1s");
+    let (pool, barrier) = (retry_tests::pool(&config, 10), Barrier::new(2));
+    nap_or_lock(&pool, None, &barrier).await.unwrap();
+    let events = Events::capture();
+    let locks = async { join!(nap_or_lock(&pool, Some([1, 2]), &barrier), nap_or_lock(&pool, Some([2, 1]), &barrier)) };
+    let naps = join_all((0..8).map(|_| async {
+        loop {
+            nap_or_lock(&pool, None, &barrier).await.unwrap();
+        }
+    }));
+    tokio::select! {
+        (one, two) = locks => {
+            one.unwrap();
+            two.unwrap();
+        }
+        _ = naps => {}
+        () = tokio::time::sleep(SOON) => panic!("stuck"),
+    }
+    assert_eq!(events.of("retrying")[0]["class"], "deadlock");
+    assert_eq!(events.of("calls go one at a time").len(), 0, "{events:?}");
 }
