@@ -1,11 +1,11 @@
 //! A look at the events that the runtime emits.
 
+use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::fmt;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, Once, PoisonError};
 
 use tracing::field::{Field, Visit};
-use tracing::subscriber::DefaultGuard;
 use tracing::{Event, Subscriber};
 use tracing_subscriber::layer::{Context, Layer, SubscriberExt};
 use tracing_subscriber::registry;
@@ -13,22 +13,27 @@ use tracing_subscriber::registry;
 /// An event's fields as text, its message under `message` and its level under `level`.
 pub type Fields = BTreeMap<&'static str, String>;
 
+type Seen = Arc<Mutex<Vec<Fields>>>;
+
+thread_local! {
+    static CAPTURE: RefCell<Option<Seen>> = const { RefCell::new(None) };
+}
+
 /// Collects what `retry_runtime` emits on this thread, from its making until it is dropped.
 pub struct Events {
     seen: Seen,
-    _guard: DefaultGuard,
+    /// Who collected before.
+    outer: Option<Seen>,
 }
-
-#[derive(Clone, Default)]
-struct Seen(Arc<Mutex<Vec<Fields>>>);
 
 impl Events {
     /// Begins to collect.
     #[must_use]
     pub fn capture() -> Self {
+        subscribe();
         let seen = Seen::default();
-        let guard = tracing::subscriber::set_default(registry().with(seen.clone()));
-        Self { seen, _guard: guard }
+        let outer = CAPTURE.replace(Some(seen.clone()));
+        Self { seen, outer }
     }
 
     /// The events so far with this message.
@@ -40,7 +45,7 @@ impl Events {
     /// All events so far.
     #[must_use]
     pub fn all(&self) -> Vec<Fields> {
-        self.seen.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.seen.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 }
 
@@ -50,12 +55,32 @@ impl fmt::Debug for Events {
     }
 }
 
-impl<S: Subscriber> Layer<S> for Seen {
+impl Drop for Events {
+    fn drop(&mut self) {
+        CAPTURE.set(self.outer.take());
+    }
+}
+
+/// Subscribes for the whole process, once and before anything is emitted: while subscribers come and go, events of other
+/// threads get lost.
+pub(crate) fn subscribe() {
+    static ONCE: Once = Once::new();
+    ONCE.call_once(|| {
+        // Fails only in a program that has a subscriber of its own.
+        let _ = tracing::subscriber::set_global_default(registry().with(ToThread));
+    });
+}
+
+/// Hands events to whoever collects on their thread.
+struct ToThread;
+
+impl<S: Subscriber> Layer<S> for ToThread {
     fn on_event(&self, event: &Event<'_>, _context: Context<'_, S>) {
+        let Some(seen) = CAPTURE.with_borrow(Clone::clone) else { return };
         if event.metadata().target() == "retry_runtime" {
             let mut fields = Fields::from([("level", event.metadata().level().to_string())]);
             event.record(&mut Text(&mut fields));
-            self.0.lock().unwrap_or_else(PoisonError::into_inner).push(fields);
+            seen.lock().unwrap_or_else(PoisonError::into_inner).push(fields);
         }
     }
 }

@@ -59,6 +59,7 @@ impl Database {
     /// Makes an empty database on a server of the caller's.
     pub async fn create_on(admin: &Config) -> Self {
         static COUNT: AtomicU32 = AtomicU32::new(0);
+        events::subscribe();
         let name = format!("retry_{}_{}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
         let client = connect(admin).await;
         client.batch_execute(&format!("CREATE DATABASE {name}")).await.expect("CREATE DATABASE");
