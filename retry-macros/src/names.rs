@@ -53,12 +53,10 @@ pub(crate) fn unknown(key: &Ident) -> Error {
         let message = "unknown option `propagation`; a nested call is always a savepoint of the call around it";
         return Error::new_spanned(key, message);
     }
-    if let Some((_, here)) = ELSEWHERE.into_iter().find(|(elsewhere, _)| *elsewhere == name) {
-        return Error::new_spanned(key, format_args!("unknown option `{name}`; did you mean `{here}`?"));
-    }
-    let nearest = OPTIONS.into_iter().min_by_key(|option| distance(option, &name));
+    let elsewhere = ELSEWHERE.into_iter().find(|(elsewhere, _)| *elsewhere == name).map(|(_, here)| here);
     let alike = |option: &&str| name.contains(option) || distance(option, &name) <= option.len() / 2;
-    let help = if let Some(option) = nearest.filter(alike) {
+    let nearest = || OPTIONS.into_iter().min_by_key(|option| distance(option, &name)).filter(alike);
+    let help = if let Some(option) = elsewhere.or_else(nearest) {
         format!("did you mean `{option}`?")
     } else {
         format!("the options are {}", OPTIONS.map(|option| format!("`{option}`")).join(", "))

@@ -3,9 +3,9 @@
 //! The server takes its `deadlock_timeout` (1 s by default) to find a deadlock. Calls that lock rows in any order spend
 //! nearly all their time in the next one, whatever they wait before a retry. One at a time they cannot meet another.
 //!
-//! It shuts if during the deadlock fewer calls were committed than could have been one after the other: for as long as
-//! twice as long as the deadlock took, and twice that each time that it soon comes to it again. So a deadlock now and then costs
-//! little, and a function that lives in deadlocks runs one at a time nearly always.
+//! It shuts if during the deadlock fewer calls were committed than could have been one after the other: for twice as long
+//! as the deadlock took, and twice that each time that it soon comes to it again. So a deadlock now and then costs little,
+//! and a function that lives in deadlocks runs one at a time nearly always.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};

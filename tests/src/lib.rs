@@ -28,6 +28,22 @@ pub const FAULT_TABLES: &str = "
     CREATE CONSTRAINT TRIGGER at_commit AFTER INSERT ON at_commit DEFERRABLE INITIALLY DEFERRED
         FOR EACH ROW EXECUTE FUNCTION at_commit()";
 
+/// Functions that leave a row behind in `done` in each attempt, and of which the first then runs `sql`. Each name may be
+/// followed by options.
+#[macro_export]
+macro_rules! first_attempt_runs {
+    (max_delay = $max_delay:literal; $($name:ident $(, $option:meta)*;)*) => {$(
+        #[transactional(base_delay = "250us", max_delay = $max_delay $(, $option)*)]
+        async fn $name(tx: &mut Transaction<'_>, sql: &str) -> Result<u32, Error> {
+            tx.batch_execute("INSERT INTO done VALUES (1)").await?;
+            if tx.attempt() == 1 {
+                tx.batch_execute(sql).await?;
+            }
+            Ok(tx.attempt())
+        }
+    )*};
+}
+
 /// A database of one test's own. Dropped with its server, or by name on the server that `DATABASE_URL` names.
 #[derive(Debug)]
 pub struct Database {

@@ -7,6 +7,7 @@ use std::time::Duration;
 use deadpool_postgres::Pool;
 use retry_runtime::{Class, Error, Phase, Transaction, classify, transactional};
 use retry_tests::events::Events;
+use retry_tests::first_attempt_runs;
 use retry_tests::proxy::{Cut, Fault, Proxy};
 use retry_tests::rival::{Rival, pid, terminate};
 use retry_tests::{Database, pool};
@@ -84,21 +85,8 @@ impl Scene {
     }
 }
 
-/// Leaves a row behind in each attempt. The first one then runs `sql`.
-macro_rules! first_attempt_runs {
-    ($($name:ident $(, $option:meta)*;)*) => {$(
-        #[transactional(base_delay = "250us", max_delay = "1ms" $(, $option)*)]
-        async fn $name(tx: &mut Transaction<'_>, sql: &str) -> Result<u32, Error> {
-            tx.batch_execute("INSERT INTO done VALUES (1)").await?;
-            if tx.attempt() == 1 {
-                tx.batch_execute(sql).await?;
-            }
-            Ok(tx.attempt())
-        }
-    )*};
-}
-
 first_attempt_runs! {
+    max_delay = "1ms";
     call;
     once, retries = 0, deadlock_retries = 0;
     in_time, statement_timeout = "60ms";

@@ -10,6 +10,7 @@ use std::time::Duration;
 use deadpool_postgres::{Manager, Pool};
 use retry_runtime::{Class, Error, Transaction, classify, transactional};
 use retry_tests::events::Events;
+use retry_tests::first_attempt_runs;
 use retry_tests::proxy::Proxy;
 use retry_tests::rival::{kill, pid};
 use retry_tests::{Database, FAULT_TABLES, Server, connect, pool};
@@ -24,22 +25,9 @@ const SLEEP_IN_COMMIT: &str = "INSERT INTO at_commit VALUES ('SELECT pg_sleep(60
 /// What was committed before a crash is there after it.
 const DURABLE: [&str; 1] = ["synchronous_commit=on"];
 
-/// Leaves a row behind in each attempt. The first one then runs `sql`. The delays are such that a server that starts
-/// again is waited for.
-macro_rules! first_attempt_runs {
-    ($($name:ident $(, $option:meta)*;)*) => {$(
-        #[transactional(base_delay = "250us", max_delay = "2ms" $(, $option)*)]
-        async fn $name(tx: &mut Transaction<'_>, sql: &str) -> Result<u32, Error> {
-            tx.batch_execute("INSERT INTO done VALUES (1)").await?;
-            if tx.attempt() == 1 {
-                tx.batch_execute(sql).await?;
-            }
-            Ok(tx.attempt())
-        }
-    )*};
-}
-
+// The delays are such that a server that starts again is waited for.
 first_attempt_runs! {
+    max_delay = "2ms";
     call;
     patient, retries = 100_000, deadline = "30s";
     patient_and_resolved, retries = 100_000, deadline = "30s", unknown_commit = "resolve";

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use deadpool_postgres::{Hook, Manager, Pool};
 use retry_runtime::{Class, Error, Transaction, WithCancel, classify, transactional};
 use retry_tests::events::{Events, Fields};
+use retry_tests::first_attempt_runs;
 use retry_tests::pgbouncer::PgBouncer;
 use retry_tests::rival::kill;
 use retry_tests::{Database, FAULT_TABLES, Server, connect, pool};
@@ -84,21 +85,8 @@ impl Scene {
     }
 }
 
-/// Leaves a row behind in each attempt. The first one then runs `sql`.
-macro_rules! first_attempt_runs {
-    ($($name:ident $(, $option:meta)*;)*) => {$(
-        #[transactional(base_delay = "250us", max_delay = "2ms" $(, $option)*)]
-        async fn $name(tx: &mut Transaction<'_>, sql: &str) -> Result<u32, Error> {
-            tx.batch_execute("INSERT INTO done VALUES (1)").await?;
-            if tx.attempt() == 1 {
-                tx.batch_execute(sql).await?;
-            }
-            Ok(tx.attempt())
-        }
-    )*};
-}
-
 first_attempt_runs! {
+    max_delay = "2ms";
     call;
     patient, retries = 100_000, deadline = "30s";
     resolved, retries = 100_000, deadline = "30s", unknown_commit = "resolve";
