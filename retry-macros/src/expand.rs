@@ -57,15 +57,14 @@ fn function(args: &Args, item: &Item, shape: Shape) -> TokenStream {
     let span = Span::mixed_site();
     let private = &private(args);
 
-    let source = Ident::new("source", span);
-    let (let_source, start) = if let Some(expr) = &args.source {
+    let source = Ident::new("source", args.source.as_ref().map_or(span, at));
+    let let_source = if let Some(expr) = &args.source {
         // A statement of its own: what the expression makes on its way lives as long as the call.
-        let from = quote_spanned!(span=> #private::Source::from(#source));
-        (quote_spanned!(span=> let #source = #expr;), over(expr, from))
+        quote_spanned!(span=> let #source = #expr;)
     } else {
         let ty = source_type(private, &mut sig, at(&tx_ty));
         sig.inputs.insert(usize::from(sig.receiver().is_some()), parse_quote!(#source: #ty));
-        (TokenStream::new(), quote!(::core::convert::Into::into(#source)))
+        TokenStream::new()
     };
     let queue_by = args.queue_by.as_ref().map(|keys| {
         let stripes = keys.iter().map(|key| over(key, quote_spanned!(span=> #private::Stripe::of(&(#key)))));
@@ -95,6 +94,9 @@ fn function(args: &Args, item: &Item, shape: Shape) -> TokenStream {
                 let __ret: #output = loop {};
                 return __ret;
             }
+            #(#cloned)*
+            #(#tx_attrs)*
+            let #tx_pat: #tx_ty = #lend;
             #body
         }
     };
@@ -122,19 +124,14 @@ fn function(args: &Args, item: &Item, shape: Shape) -> TokenStream {
             let mut __run = {
                 #[allow(clippy::needless_update)]
                 static __SITE: #private::Site = #private::Site::new(#name, #policy);
-                #private::Run::new(#start, &__SITE) #queue_by
+                #private::Run::new(::core::convert::Into::into(#source), &__SITE) #queue_by
             };
             loop {
                 let __ended = match __run.begin().await {
                     ::core::result::Result::Ok(mut __tx) => {
                         #limit
                         #[allow(unused_braces)]
-                        let #outcome: #output = {
-                            #(#cloned)*
-                            #(#tx_attrs)*
-                            let #tx_pat: #tx_ty = #lend;
-                            #outcome_of
-                        };
+                        let #outcome: #output = #outcome_of;
                         let #outcome = #into_result;
                         let __seen = #private::seen!(&#outcome #(, #retry_if)*);
                         ::core::result::Result::Ok(#settle)

@@ -3,8 +3,8 @@
 use proc_macro2::Ident;
 use syn::visit_mut::{self, VisitMut};
 use syn::{
-    Attribute, FnArg, PatIdent, PatType, Receiver, ReceiverKind, ReturnType, Signature, Token, Type, TypePath,
-    TypeReference, parse_quote, parse_quote_spanned,
+    Attribute, FnArg, Lifetime, PatIdent, PatType, Receiver, ReceiverKind, ReturnType, Signature, Token, Type,
+    TypePath, TypeReference, parse_quote, parse_quote_spanned,
 };
 
 use crate::args::Args;
@@ -78,6 +78,10 @@ pub(crate) fn shape(sig: &mut Signature, args: &Args, errors: &mut Errors) -> Op
 
     let mut sig = sig.clone();
     let tx = take_transaction(&mut sig, errors)?;
+    if let Some(lifetime) = borrowed(&sig, &tx, &output) {
+        errors.at(lifetime, "the transaction ends before its function returns; return what does not borrow from it");
+        return None;
+    }
     let mut cloned = Vec::new();
     for input in &mut sig.inputs {
         match input {
@@ -154,6 +158,16 @@ fn referent(ty: &Type) -> Option<&Type> {
     }
 }
 
+/// The lifetime by which a result borrows from the transaction, and can borrow from nothing else.
+fn borrowed(sig: &Signature, tx: &PatType, output: &Type) -> Option<Lifetime> {
+    let lent = Lifetimes::of(&tx.ty);
+    let mut elsewhere = Lifetimes::default();
+    sig.inputs.clone().iter_mut().for_each(|input| elsewhere.visit_fn_arg_mut(input));
+    let declared = |lifetime: &Lifetime| sig.generics.lifetimes().any(|param| param.lifetime == *lifetime);
+    let only_lent = |lifetime: &Lifetime| lent.contains(lifetime) && !elsewhere.0.contains(lifetime);
+    Lifetimes::of(output).into_iter().find(|lifetime| declared(lifetime) && only_lent(lifetime))
+}
+
 fn check_receiver(receiver: &Receiver, args: &Args, errors: &mut Errors) {
     let is_mut = match &receiver.kind {
         ReceiverKind::Reference(_, _, mutability) => mutability.is_some(),
@@ -195,6 +209,24 @@ fn strip(ty: &Type) -> &Type {
         Type::Group(group) => strip(&group.elem),
         Type::Paren(paren) => strip(&paren.elem),
         other => other,
+    }
+}
+
+/// The lifetimes that a type names.
+#[derive(Default)]
+struct Lifetimes(Vec<Lifetime>);
+
+impl Lifetimes {
+    fn of(ty: &Type) -> Vec<Lifetime> {
+        let mut named = Self::default();
+        named.visit_type_mut(&mut ty.clone());
+        named.0
+    }
+}
+
+impl VisitMut for Lifetimes {
+    fn visit_lifetime_mut(&mut self, lifetime: &mut Lifetime) {
+        self.0.push(lifetime.clone());
     }
 }
 

@@ -59,10 +59,7 @@ pub(crate) enum Kind<'a> {
 ///     fn discard(self: Box<Self>) {}
 /// }
 /// ```
-#[diagnostic::on_unimplemented(
-    message = "`{Self}` is no pool of connections",
-    note = "a call takes a pool as `&pool`, a client as `&mut client`, and an open transaction as `&mut *tx`"
-)]
+#[diagnostic::on_unimplemented(message = "`{Self}` is no pool of connections")]
 pub trait Pool: Send + Sync {
     /// Takes a session out of the pool. Dropping the future takes none.
     ///
@@ -103,20 +100,42 @@ impl<P: Pool + ?Sized> Pool for Arc<P> {
     }
 }
 
-impl<'a, P: Pool> From<&'a P> for Source<'a> {
-    fn from(pool: &'a P) -> Self {
+/// What a [`Source`] is made from. A trait of our own, as what rustc says of [`From`] is not ours to word.
+#[diagnostic::on_unimplemented(
+    message = "no transaction can begin on `{T}`",
+    label = "pass a pool as `&pool`, a client as `&mut client`, an open transaction as `&mut *tx`"
+)]
+pub trait MadeFrom<T> {
+    /// Makes it.
+    fn made_from(value: T) -> Self;
+}
+
+impl<'a, T> From<T> for Source<'a>
+where
+    Source<'a>: MadeFrom<T>,
+{
+    fn from(value: T) -> Self {
+        Self::made_from(value)
+    }
+}
+
+#[diagnostic::do_not_recommend]
+impl<'a, P: Pool> MadeFrom<&'a P> for Source<'a> {
+    fn made_from(pool: &'a P) -> Self {
         Self(Kind::Pool(pool))
     }
 }
 
-impl<'a> From<&'a mut Client> for Source<'a> {
-    fn from(client: &'a mut Client) -> Self {
+#[diagnostic::do_not_recommend]
+impl<'a> MadeFrom<&'a mut Client> for Source<'a> {
+    fn made_from(client: &'a mut Client) -> Self {
         Self(Kind::Client(client))
     }
 }
 
-impl<'a> From<&'a mut Transaction<'_>> for Source<'a> {
-    fn from(tx: &'a mut Transaction<'_>) -> Self {
+#[diagnostic::do_not_recommend]
+impl<'a> MadeFrom<&'a mut Transaction<'_>> for Source<'a> {
+    fn made_from(tx: &'a mut Transaction<'_>) -> Self {
         Self(Kind::Nested(&tx.handle))
     }
 }

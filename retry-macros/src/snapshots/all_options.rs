@@ -36,10 +36,7 @@ async fn report(totals: &mut Vec<i64>) -> Result<(), BankError> {
                 ..bank::retry::__private::Policy::DEFAULT
             },
         );
-        bank::retry::__private::Run::new(
-                bank::retry::__private::Source::from(source),
-                &__SITE,
-            )
+        bank::retry::__private::Run::new(::core::convert::Into::into(source), &__SITE)
             .queue_by([
                 bank::retry::__private::Stripe::of(&(totals.len())),
                 bank::retry::__private::Stripe::of(&("report")),
@@ -50,28 +47,28 @@ async fn report(totals: &mut Vec<i64>) -> Result<(), BankError> {
             ::core::result::Result::Ok(mut __tx) => {
                 let __limit = __tx.limit();
                 #[allow(unused_braces)]
-                let __outcome: Result<(), BankError> = {
-                    let tx: &Transaction<'_> = bank::retry::__private::lend(&mut __tx);
-                    __limit
-                        .body(async {
-                            #[allow(unreachable_code)]
-                            if false {
-                                let __ret: Result<(), BankError> = loop {};
-                                return __ret;
-                            }
-                            {
-                                totals
-                                    .push(
-                                        tx
-                                            .query_one("SELECT sum(cents) FROM accounts", &[])
-                                            .await?
-                                            .get(0),
-                                    );
-                                Ok(())
-                            }
-                        })
-                        .await
-                };
+                let __outcome: Result<(), BankError> = __limit
+                    .body(async {
+                        #[allow(unreachable_code)]
+                        if false {
+                            let __ret: Result<(), BankError> = loop {};
+                            return __ret;
+                        }
+                        let tx: &Transaction<'_> = bank::retry::__private::lend(
+                            &mut __tx,
+                        );
+                        {
+                            totals
+                                .push(
+                                    tx
+                                        .query_one("SELECT sum(cents) FROM accounts", &[])
+                                        .await?
+                                        .get(0),
+                                );
+                            Ok(())
+                        }
+                    })
+                    .await;
                 let __outcome = bank::retry::__private::Outcome::into_result(__outcome);
                 let __seen = bank::retry::__private::seen!(
                     & __outcome, | error | error.is_stale()

@@ -17,21 +17,19 @@ async fn touch(
             ::core::result::Result::Ok(mut __tx) => {
                 let __limit = __tx.limit();
                 #[allow(unused_braces)]
-                let __outcome: Result<(), Error> = {
-                    let tx: &Transaction<'_> = ::retry_runtime::__private::lend(
-                        &mut __tx,
-                    );
-                    __limit
-                        .body(async {
-                            #[allow(unreachable_code)]
-                            if false {
-                                let __ret: Result<(), Error> = loop {};
-                                return __ret;
-                            }
-                            { Ok(tx.batch_execute("SELECT 1").await?) }
-                        })
-                        .await
-                };
+                let __outcome: Result<(), Error> = __limit
+                    .body(async {
+                        #[allow(unreachable_code)]
+                        if false {
+                            let __ret: Result<(), Error> = loop {};
+                            return __ret;
+                        }
+                        let tx: &Transaction<'_> = ::retry_runtime::__private::lend(
+                            &mut __tx,
+                        );
+                        { Ok(tx.batch_execute("SELECT 1").await?) }
+                    })
+                    .await;
                 let __outcome = ::retry_runtime::__private::Outcome::into_result(
                     __outcome,
                 );

@@ -28,20 +28,18 @@ where
         let __ended = match __run.begin().await {
             ::core::result::Result::Ok(mut __tx) => {
                 #[allow(unused_braces)]
-                let __outcome: Result<_, Error> = {
+                let __outcome: Result<_, Error> = async {
+                    #[allow(unreachable_code)]
+                    if false {
+                        let __ret: Result<_, Error> = loop {};
+                        return __ret;
+                    }
                     let tx: &'_ mut Transaction<'_> = ::retry_runtime::__private::lend(
                         &mut __tx,
                     );
-                    async {
-                        #[allow(unreachable_code)]
-                        if false {
-                            let __ret: Result<_, Error> = loop {};
-                            return __ret;
-                        }
-                        { Ok(std::iter::once(name)) }
-                    }
-                        .await
-                };
+                    { Ok(std::iter::once(name)) }
+                }
+                    .await;
                 let __outcome = ::retry_runtime::__private::Outcome::into_result(
                     __outcome,
                 );

@@ -9,7 +9,7 @@ pub(crate) async fn cents(&self, id: i64) -> anyhow::Result<i64> {
             ::retry_runtime::__private::Policy::DEFAULT,
         );
         ::retry_runtime::__private::Run::new(
-            ::retry_runtime::__private::Source::from(source),
+            ::core::convert::Into::into(source),
             &__SITE,
         )
     };
@@ -17,20 +17,18 @@ pub(crate) async fn cents(&self, id: i64) -> anyhow::Result<i64> {
         let __ended = match __run.begin().await {
             ::core::result::Result::Ok(mut __tx) => {
                 #[allow(unused_braces)]
-                let __outcome: anyhow::Result<i64> = {
+                let __outcome: anyhow::Result<i64> = async {
+                    #[allow(unreachable_code)]
+                    if false {
+                        let __ret: anyhow::Result<i64> = loop {};
+                        return __ret;
+                    }
                     let tx: &Transaction<'_> = ::retry_runtime::__private::lend(
                         &mut __tx,
                     );
-                    async {
-                        #[allow(unreachable_code)]
-                        if false {
-                            let __ret: anyhow::Result<i64> = loop {};
-                            return __ret;
-                        }
-                        { Ok(tx.query_one(self.sql, &[&id]).await?.get(0)) }
-                    }
-                        .await
-                };
+                    { Ok(tx.query_one(self.sql, &[&id]).await?.get(0)) }
+                }
+                    .await;
                 let __outcome = ::retry_runtime::__private::Outcome::into_result(
                     __outcome,
                 );

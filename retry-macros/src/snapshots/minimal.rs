@@ -17,27 +17,25 @@ async fn touch(
         let __ended = match __run.begin().await {
             ::core::result::Result::Ok(mut __tx) => {
                 #[allow(unused_braces)]
-                let __outcome: Result<(), Error> = {
+                let __outcome: Result<(), Error> = async {
+                    #[allow(unreachable_code)]
+                    if false {
+                        let __ret: Result<(), Error> = loop {};
+                        return __ret;
+                    }
                     let tx: &mut Transaction<'_> = ::retry_runtime::__private::lend(
                         &mut __tx,
                     );
-                    async {
-                        #[allow(unreachable_code)]
-                        if false {
-                            let __ret: Result<(), Error> = loop {};
-                            return __ret;
-                        }
-                        {
-                            tx.execute(
-                                    "UPDATE accounts SET cents = cents WHERE id = $1",
-                                    &[&id],
-                                )
-                                .await?;
-                            Ok(())
-                        }
+                    {
+                        tx.execute(
+                                "UPDATE accounts SET cents = cents WHERE id = $1",
+                                &[&id],
+                            )
+                            .await?;
+                        Ok(())
                     }
-                        .await
-                };
+                }
+                    .await;
                 let __outcome = ::retry_runtime::__private::Outcome::into_result(
                     __outcome,
                 );

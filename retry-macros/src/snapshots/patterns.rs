@@ -18,25 +18,23 @@ async fn drain(
         let __ended = match __run.begin().await {
             ::core::result::Result::Ok(mut __tx) => {
                 #[allow(unused_braces)]
-                let __outcome: Result<i64, Error> = {
+                let __outcome: Result<i64, Error> = async {
+                    #[allow(unreachable_code)]
+                    if false {
+                        let __ret: Result<i64, Error> = loop {};
+                        return __ret;
+                    }
                     let mut ids = ::core::clone::Clone::clone(&ids);
                     let mut a = ::core::clone::Clone::clone(&a);
                     let _: &mut Transaction<'_> = ::retry_runtime::__private::lend(
                         &mut __tx,
                     );
-                    async {
-                        #[allow(unreachable_code)]
-                        if false {
-                            let __ret: Result<i64, Error> = loop {};
-                            return __ret;
-                        }
-                        {
-                            a += ids.pop().unwrap_or(b);
-                            Ok(a)
-                        }
+                    {
+                        a += ids.pop().unwrap_or(b);
+                        Ok(a)
                     }
-                        .await
-                };
+                }
+                    .await;
                 let __outcome = ::retry_runtime::__private::Outcome::into_result(
                     __outcome,
                 );

@@ -1,0 +1,18 @@
+//! What is returned outlives the transaction.
+
+use retry_runtime::{Error, Transaction, Watched, transactional};
+use tokio_postgres::RowStream;
+
+#[transactional]
+async fn names<'t>(tx: &'t mut Transaction<'_>) -> Result<Watched<'t, RowStream>, Error> {
+    Ok(tx.query_raw("SELECT name FROM accounts", [0_i64; 0]).await?)
+}
+
+/// Borrows from a parameter that outlives it.
+#[transactional]
+async fn first<'a>(tx: &'a mut Transaction<'_>, names: &'a [String]) -> Result<&'a str, Error> {
+    tx.batch_execute("SELECT 1").await?;
+    Ok(&names[0])
+}
+
+fn main() {}
