@@ -1,6 +1,6 @@
 //! Writes the retry loop round the body. All logic is the runtime's; this is only the shape.
 
-use proc_macro2::{Ident, Span, TokenStream, TokenTree};
+use proc_macro2::{Delimiter, Group, Ident, Span, TokenStream, TokenTree};
 use quote::{ToTokens, quote, quote_spanned};
 use syn::ext::IdentExt;
 use syn::visit_mut::{self, VisitMut};
@@ -117,33 +117,34 @@ fn function(args: &Args, item: &Item, shape: Shape) -> TokenStream {
     let next = quote_spanned!(at(&error)=> __run.next(__ended).await);
 
     // Locals are invisible to the body: `mixed_site` hygiene.
-    quote_spanned! {span=>
-        #(#attrs)*
-        #vis #sig {
-            #let_source
-            let mut __run = {
-                #[allow(clippy::needless_update)]
-                static __SITE: #private::Site = #private::Site::new(#name, #policy);
-                #private::Run::new(::core::convert::Into::into(#source), &__SITE) #queue_by
-            };
-            loop {
-                let __ended = match __run.begin().await {
-                    ::core::result::Result::Ok(mut __tx) => {
-                        #limit
-                        #[allow(unused_braces)]
-                        let #outcome: #output = #outcome_of;
-                        let #outcome = #into_result;
-                        let __seen = #private::seen!(&#outcome #(, #retry_if)*);
-                        ::core::result::Result::Ok(#settle)
-                    }
-                    ::core::result::Result::Err(__error) => ::core::result::Result::Err(__error),
-                };
-                if let ::core::ops::ControlFlow::Break(__result) = #next {
-                    return #from_result;
+    let call = quote_spanned! {span=>
+        #let_source
+        let mut __run = {
+            #[allow(clippy::needless_update)]
+            static __SITE: #private::Site = #private::Site::new(#name, #policy);
+            #private::Run::new(::core::convert::Into::into(#source), &__SITE) #queue_by
+        };
+        loop {
+            let __ended = match __run.begin().await {
+                ::core::result::Result::Ok(mut __tx) => {
+                    #limit
+                    #[allow(unused_braces)]
+                    let #outcome: #output = #outcome_of;
+                    let #outcome = #into_result;
+                    let __seen = #private::seen!(&#outcome #(, #retry_if)*);
+                    ::core::result::Result::Ok(#settle)
                 }
+                ::core::result::Result::Err(__error) => ::core::result::Result::Err(__error),
+            };
+            if let ::core::ops::ControlFlow::Break(__result) = #next {
+                return #from_result;
             }
         }
-    }
+    };
+    // The body's own braces: rustc has nothing to say of an unused function whose end a macro wrote.
+    let mut call = Group::new(Delimiter::Brace, call);
+    call.set_span(body.span());
+    quote!(#(#attrs)* #vis #sig #call)
 }
 
 /// The module that the expansion names.

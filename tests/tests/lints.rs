@@ -93,6 +93,13 @@ async fn lints_in_the_body(tx: &Transaction<'_>) -> Outcome<usize> {
     Ok(all.len())
 }
 
+/// What should fire at the whole function still does.
+#[expect(dead_code)]
+#[transactional]
+async fn never_called(_: &Transaction<'_>) -> Outcome<u32> {
+    Ok(1)
+}
+
 #[transactional]
 async fn unused_name(_tx: &Transaction<'_>, _id: i64) -> Outcome<u32> {
     Ok(1)
@@ -209,7 +216,7 @@ impl Ledger for Bank {
     }
 }
 
-/// Names all of them, as `dead_code` is denied too.
+/// Names all the others, as `dead_code` is denied too.
 #[test]
 fn every_form_is_clean() {
     let calls = async |bank: Bank| {
