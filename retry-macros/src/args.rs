@@ -4,46 +4,62 @@ use proc_macro2::{Ident, Span, TokenStream, TokenTree};
 use quote::{ToTokens, quote};
 use syn::ext::IdentExt;
 use syn::parse::{ParseStream, Parser};
-use syn::{Error, Expr, ExprLit, Lit, LitStr, Path, Result, Token, token};
+use syn::{Expr, LitStr, Path, Result, Token, token};
 
 use crate::error::Errors;
 use crate::names;
 use crate::value::{self, Count, Time};
 
-const ISOLATION: [(&str, &str); 3] =
-    [("read committed", "ReadCommitted"), ("repeatable read", "RepeatableRead"), ("serializable", "Serializable")];
-const UNKNOWN_COMMIT: [(&str, &str); 4] =
-    [("fail", "Fail"), ("retry", "Retry"), ("resolve", "Resolve"), ("token", "Token")];
-const BEGIN: [(&str, &str); 2] = [("awaited", "Awaited"), ("pipelined", "Pipelined")];
-const JITTER: [(&str, &str); 3] = [("full", "Full"), ("equal", "Equal"), ("none", "None")];
+/// Declares the options: each one's name, its field, and what reads its value.
+macro_rules! options {
+    ($($name:literal $field:ident: $kind:ty = $read:path;)*) => {
+        /// The names of all options.
+        pub(crate) const OPTIONS: &[&str] = &[$($name),*];
 
-/// What the attribute says. An option that is absent is `None`; the runtime holds the defaults.
-#[derive(Default)]
-pub(crate) struct Args {
-    pub(crate) retries: Option<Count>,
-    pub(crate) deadlock_retries: Option<Count>,
-    pub(crate) isolation: Option<Ident>,
-    pub(crate) read_only: Option<Ident>,
-    pub(crate) deferrable: Option<Ident>,
-    pub(crate) base_delay: Option<Time>,
-    pub(crate) max_delay: Option<Time>,
-    pub(crate) jitter: Option<Ident>,
-    pub(crate) statement_timeout: Option<Time>,
-    pub(crate) lock_timeout: Option<Time>,
-    pub(crate) idle_timeout: Option<Time>,
-    pub(crate) retry_if: Option<Expr>,
-    pub(crate) retry_on: Option<Vec<LitStr>>,
-    pub(crate) source: Option<Expr>,
-    pub(crate) name: Option<LitStr>,
-    pub(crate) krate: Option<Path>,
-    pub(crate) allow_mut: Option<Ident>,
-    pub(crate) deadline: Option<Time>,
-    pub(crate) unknown_commit: Option<Ident>,
-    pub(crate) queue_by: Option<Vec<Expr>>,
-    pub(crate) escalate_after: Option<Count>,
-    pub(crate) begin: Option<Ident>,
-    /// Whether any of them was refused. What is left of the policy may contradict itself then.
-    faulty: bool,
+        /// What the attribute says. An option that is absent is `None`; the runtime holds the defaults.
+        #[derive(Default)]
+        pub(crate) struct Args {
+            $(pub(crate) $field: Option<$kind>,)*
+            /// Whether any of them was refused. What is left of the policy may contradict itself then.
+            pub(crate) faulty: bool,
+        }
+
+        impl Args {
+            /// Sets an option; `None` where that was refused.
+            fn set(&mut self, arg: &Arg, errors: &mut Errors) -> Option<()> {
+                match arg.key.to_string().as_str() {
+                    $($name => self.$field = Some($read(arg, errors)?),)*
+                    _ => return errors.refuse(&arg.key, names::unknown(&arg.key)),
+                }
+                Some(())
+            }
+        }
+    };
+}
+
+options! {
+    "retries" retries: Count = Count::read;
+    "deadlock_retries" deadlock_retries: Count = Count::read;
+    "isolation" isolation: Ident = value::isolation;
+    "read_only" read_only: Ident = value::flag;
+    "deferrable" deferrable: Ident = value::flag;
+    "base_delay" base_delay: Time = Time::read;
+    "max_delay" max_delay: Time = Time::read;
+    "jitter" jitter: Ident = value::jitter;
+    "statement_timeout" statement_timeout: Time = Time::read_timeout;
+    "lock_timeout" lock_timeout: Time = Time::read_timeout;
+    "idle_timeout" idle_timeout: Time = Time::read_timeout;
+    "deadline" deadline: Time = Time::read;
+    "unknown_commit" unknown_commit: Ident = value::unknown_commit;
+    "retry_if" retry_if: Expr = value::callable;
+    "retry_on" retry_on: Vec<LitStr> = value::sqlstates;
+    "queue_by" queue_by: Vec<Expr> = value::keys;
+    "escalate_after" escalate_after: Count = Count::read_from_one;
+    "begin" begin: Ident = value::begin;
+    "source" source: Expr = value::expression;
+    "name" name: LitStr = value::text;
+    "allow_mut" allow_mut: Ident = value::flag;
+    "crate" krate: Path = value::path;
 }
 
 impl Args {
@@ -53,9 +69,13 @@ impl Args {
         let mut seen: Vec<Ident> = Vec::new();
         let parser = |input: ParseStream| {
             while !input.is_empty() {
-                match Arg::parse(input).and_then(|arg| args.take(arg, &mut seen)) {
-                    Ok(()) if input.is_empty() || input.peek(Token![,]) => {}
-                    Ok(()) => errors.push(input.error("expected `,`")),
+                match Arg::parse(input) {
+                    Ok(arg) => {
+                        let set = args.set_once(&arg, &mut seen, errors);
+                        if set.is_some() && !input.is_empty() && !input.peek(Token![,]) {
+                            errors.push(input.error("expected `,`"));
+                        }
+                    }
                     Err(error) => errors.push(error),
                 }
                 skip_comma(input)?;
@@ -69,44 +89,12 @@ impl Args {
         args
     }
 
-    /// Sets an option that was not set before.
-    fn take(&mut self, arg: Arg, seen: &mut Vec<Ident>) -> Result<()> {
+    fn set_once(&mut self, arg: &Arg, seen: &mut Vec<Ident>, errors: &mut Errors) -> Option<()> {
         if seen.contains(&arg.key) {
-            return Err(Error::new_spanned(&arg.key, format_args!("option `{}` given more than once", arg.key)));
+            return errors.refuse(&arg.key, format_args!("option `{}` given more than once", arg.key));
         }
         seen.push(arg.key.clone());
-        self.set(arg)
-    }
-
-    fn set(&mut self, arg: Arg) -> Result<()> {
-        let name = arg.key.to_string();
-        let name = name.as_str();
-        match name {
-            "retries" => self.retries = arg.value(|value| Count::parse(name, value))?,
-            "deadlock_retries" => self.deadlock_retries = arg.value(|value| Count::parse(name, value))?,
-            "isolation" => self.isolation = arg.value(isolation)?,
-            "read_only" => arg.flag(&mut self.read_only)?,
-            "deferrable" => arg.flag(&mut self.deferrable)?,
-            "base_delay" => self.base_delay = arg.value(|value| Time::parse(name, value))?,
-            "max_delay" => self.max_delay = arg.value(|value| Time::parse(name, value))?,
-            "jitter" => self.jitter = arg.value(|value| value::word(value, &JITTER))?,
-            "statement_timeout" => self.statement_timeout = arg.value(|value| Time::parse_timeout(name, value))?,
-            "lock_timeout" => self.lock_timeout = arg.value(|value| Time::parse_timeout(name, value))?,
-            "idle_timeout" => self.idle_timeout = arg.value(|value| Time::parse_timeout(name, value))?,
-            "retry_if" => self.retry_if = arg.value(|value| value::callable(name, value))?,
-            "retry_on" => self.retry_on = arg.value(value::sqlstates)?,
-            "source" => self.source = arg.value(|value| Ok(value.clone()))?,
-            "name" => self.name = arg.value(|value| value::text(name, value))?,
-            "crate" => self.krate = arg.value(|value| value::path(name, value))?,
-            "allow_mut" => arg.flag(&mut self.allow_mut)?,
-            "deadline" => self.deadline = arg.value(|value| Time::parse(name, value))?,
-            "unknown_commit" => self.unknown_commit = arg.value(|value| value::word(value, &UNKNOWN_COMMIT))?,
-            "queue_by" => self.queue_by = arg.value(value::keys)?,
-            "escalate_after" => self.escalate_after = arg.value(|value| Count::parse_from_one(name, value))?,
-            "begin" => self.begin = arg.value(|value| value::word(value, &BEGIN))?,
-            _ => return Err(names::unknown(&arg.key)),
-        }
-        Ok(())
+        self.set(arg, errors)
     }
 
     /// Refuses options that contradict each other, unless one of them was refused already.
@@ -177,24 +165,26 @@ impl Args {
 
     /// The `Policy`: what is stated, and the runtime's defaults for the rest.
     pub(crate) fn policy(&self, private: &TokenStream) -> TokenStream {
-        let some = |value: TokenStream| quote!(::core::option::Option::Some(#value));
+        fn some(value: &impl ToTokens) -> TokenStream {
+            quote!(::core::option::Option::Some(#value))
+        }
         let is_true = |_: &Ident| quote!(true);
         let fields = [
             ("retries", self.retries.as_ref().map(ToTokens::to_token_stream)),
-            ("deadlock_retries", self.deadlock_retries.as_ref().map(|count| some(quote!(#count)))),
-            ("isolation", self.isolation.as_ref().map(|level| some(quote!(#private::Isolation::#level)))),
+            ("deadlock_retries", self.deadlock_retries.as_ref().map(some)),
+            ("isolation", self.isolation.as_ref().map(|level| some(&quote!(#private::Isolation::#level)))),
             ("read_only", self.read_only.as_ref().map(is_true)),
             ("deferrable", self.deferrable.as_ref().map(is_true)),
-            ("base_delay", self.base_delay.as_ref().map(Time::expand)),
-            ("max_delay", self.max_delay.as_ref().map(|time| some(time.expand()))),
+            ("base_delay", self.base_delay.as_ref().map(ToTokens::to_token_stream)),
+            ("max_delay", self.max_delay.as_ref().map(some)),
             ("jitter", self.jitter.as_ref().map(|jitter| quote!(#private::Jitter::#jitter))),
-            ("statement_timeout", self.statement_timeout.as_ref().map(|time| some(time.expand()))),
-            ("lock_timeout", self.lock_timeout.as_ref().map(|time| some(time.expand()))),
-            ("idle_timeout", self.idle_timeout.as_ref().map(|time| some(time.expand()))),
-            ("deadline", self.deadline.as_ref().map(|time| some(time.expand()))),
+            ("statement_timeout", self.statement_timeout.as_ref().map(some)),
+            ("lock_timeout", self.lock_timeout.as_ref().map(some)),
+            ("idle_timeout", self.idle_timeout.as_ref().map(some)),
+            ("deadline", self.deadline.as_ref().map(some)),
             ("unknown_commit", self.unknown_commit.as_ref().map(|what| quote!(#private::UnknownCommit::#what))),
-            ("escalate_after", self.escalate_after.as_ref().map(|count| some(quote!(#count)))),
-            ("begin", self.begin.as_ref().map(|begin| some(quote!(#private::Begin::#begin)))),
+            ("escalate_after", self.escalate_after.as_ref().map(some)),
+            ("begin", self.begin.as_ref().map(|begin| some(&quote!(#private::Begin::#begin)))),
             ("retry_on", self.retry_on.as_ref().map(|codes| quote!(&[#(#codes),*]))),
         ];
         let stated: TokenStream = fields
@@ -212,12 +202,12 @@ impl Args {
 }
 
 /// `key` or `key = value`.
-struct Arg {
-    key: Ident,
-    value: Value,
+pub(crate) struct Arg {
+    pub(crate) key: Ident,
+    pub(crate) value: Value,
 }
 
-enum Value {
+pub(crate) enum Value {
     None,
     Expr(Expr),
     /// What is not a value, as in `key(5)` or `key: 5`.
@@ -244,26 +234,6 @@ impl Arg {
         };
         Ok(Self { key, value })
     }
-
-    fn value<T>(&self, parse: impl FnOnce(&Expr) -> Result<T>) -> Result<Option<T>> {
-        let fault = match &self.value {
-            Value::Expr(value) => return parse(value).map(Some),
-            Value::Other(tokens) => tokens.clone(),
-            Value::None => self.key.to_token_stream(),
-        };
-        Err(Error::new_spanned(fault, format_args!("expected `{} = <value>`", self.key)))
-    }
-
-    /// Sets a flag, even where a value makes it faulty: it was meant.
-    fn flag(self, flag: &mut Option<Ident>) -> Result<()> {
-        let key = flag.insert(self.key);
-        let value = match self.value {
-            Value::None => return Ok(()),
-            Value::Expr(value) => value.into_token_stream(),
-            Value::Other(tokens) => tokens,
-        };
-        Err(Error::new_spanned(value, format_args!("`{key}` takes no value; leave the option out to turn it off")))
-    }
 }
 
 /// The tokens up to the next comma.
@@ -280,15 +250,6 @@ fn skip_comma(input: ParseStream) -> Result<()> {
     rest(input)?;
     input.parse::<Option<Token![,]>>()?;
     Ok(())
-}
-
-/// An isolation level that PostgreSQL has.
-fn isolation(value: &Expr) -> Result<Ident> {
-    if matches!(value, Expr::Lit(ExprLit { lit: Lit::Str(level), .. }) if level.value() == "read uncommitted") {
-        let message = "PostgreSQL runs `read uncommitted` as `read committed`; write `\"read committed\"`";
-        return Err(Error::new_spanned(value, message));
-    }
-    value::word(value, &ISOLATION)
 }
 
 #[cfg(test)]
@@ -315,7 +276,7 @@ mod tests {
 
     #[test]
     fn every_option_has_its_row() {
-        for option in names::OPTIONS {
+        for option in OPTIONS {
             let key = Ident::parse_any.parse_str(option).unwrap();
             let faults = faults(quote!(#key = 1 + 1));
             assert!(faults.iter().all(|fault| !fault.contains("unknown option")), "{option}: {faults:?}");

@@ -15,6 +15,12 @@ impl Errors {
         self.push(syn::Error::new_spanned(tokens, message));
     }
 
+    /// Adds `message` at the span of `tokens`, where something was to be had from them.
+    pub(crate) fn refuse<T>(&mut self, tokens: impl ToTokens, message: impl Display) -> Option<T> {
+        self.at(tokens, message);
+        None
+    }
+
     /// Adds an error that already has its span.
     pub(crate) fn push(&mut self, error: syn::Error) {
         match &mut self.0 {

@@ -1,32 +1,8 @@
-//! The names of the options, and what people write in their place.
+//! What people write in place of the options' names.
 
 use proc_macro2::Ident;
-use syn::Error;
 
-pub(crate) const OPTIONS: [&str; 22] = [
-    "retries",
-    "deadlock_retries",
-    "isolation",
-    "read_only",
-    "deferrable",
-    "base_delay",
-    "max_delay",
-    "jitter",
-    "statement_timeout",
-    "lock_timeout",
-    "idle_timeout",
-    "retry_if",
-    "retry_on",
-    "source",
-    "name",
-    "crate",
-    "allow_mut",
-    "deadline",
-    "unknown_commit",
-    "queue_by",
-    "escalate_after",
-    "begin",
-];
+use crate::args::OPTIONS;
 
 /// What the options are called elsewhere, and here.
 const ELSEWHERE: [(&str, &str); 14] = [
@@ -46,22 +22,20 @@ const ELSEWHERE: [(&str, &str); 14] = [
     ("serialize_by", "queue_by"),
 ];
 
-/// The error for a name that no option has.
-pub(crate) fn unknown(key: &Ident) -> Error {
+/// What to say of a name that no option has.
+pub(crate) fn unknown(key: &Ident) -> String {
     let name = key.to_string();
     if name == "propagation" {
-        let message = "unknown option `propagation`; a nested call is always a savepoint of the call around it";
-        return Error::new_spanned(key, message);
+        return "unknown option `propagation`; a nested call is always a savepoint of the call around it".to_owned();
     }
     let elsewhere = ELSEWHERE.into_iter().find(|(elsewhere, _)| *elsewhere == name).map(|(_, here)| here);
     let alike = |option: &&str| name.contains(option) || distance(option, &name) <= option.len() / 2;
-    let nearest = || OPTIONS.into_iter().min_by_key(|option| distance(option, &name)).filter(alike);
-    let help = if let Some(option) = elsewhere.or_else(nearest) {
-        format!("did you mean `{option}`?")
-    } else {
-        format!("the options are {}", OPTIONS.map(|option| format!("`{option}`")).join(", "))
-    };
-    Error::new_spanned(key, format_args!("unknown option `{name}`; {help}"))
+    let nearest = || OPTIONS.iter().copied().min_by_key(|option| distance(option, &name)).filter(alike);
+    if let Some(option) = elsewhere.or_else(nearest) {
+        return format!("unknown option `{name}`; did you mean `{option}`?");
+    }
+    let options: Vec<_> = OPTIONS.iter().map(|option| format!("`{option}`")).collect();
+    format!("unknown option `{name}`; the options are {}", options.join(", "))
 }
 
 /// How many letters have to be put in, left out or changed to get from one word to another.
@@ -110,6 +84,6 @@ mod tests {
     }
 
     fn message(name: &str) -> String {
-        unknown(&Ident::new(name, Span::call_site())).to_string()
+        unknown(&Ident::new(name, Span::call_site()))
     }
 }

@@ -1,8 +1,23 @@
-//! The values of options: each parsed from an expression and checked while compiling.
+//! The values of options: each read from an expression and checked while compiling.
 
 use proc_macro2::{Ident, TokenStream};
 use quote::{ToTokens, quote};
-use syn::{Error, Expr, ExprLit, ExprPath, Lit, LitStr, Path, Result};
+use syn::{Expr, ExprLit, ExprPath, Lit, LitStr, Path};
+
+use crate::args::{Arg, Value};
+use crate::error::Errors;
+
+impl Arg {
+    /// The value of an option that needs one.
+    fn value(&self, errors: &mut Errors) -> Option<&Expr> {
+        let fault = match &self.value {
+            Value::Expr(value) => return Some(value),
+            Value::Other(tokens) => tokens.clone(),
+            Value::None => self.key.to_token_stream(),
+        };
+        errors.refuse(fault, format_args!("expected `{} = <value>`", self.key))
+    }
+}
 
 /// Without the invisible parentheses round what a `macro_rules!` macro was given.
 pub(crate) fn ungroup(mut expr: Expr) -> Expr {
@@ -12,6 +27,26 @@ pub(crate) fn ungroup(mut expr: Expr) -> Expr {
     expr
 }
 
+/// The string that an expression is.
+fn string(value: &Expr) -> Option<&LitStr> {
+    match value {
+        Expr::Lit(ExprLit { lit: Lit::Str(text), .. }) => Some(text),
+        _ => None,
+    }
+}
+
+/// An option that is there or not. With a value it is faulty, but it was meant.
+#[expect(clippy::unnecessary_wraps, reason = "reads an option, as all the others")]
+pub(crate) fn flag(arg: &Arg, errors: &mut Errors) -> Option<Ident> {
+    let value = match &arg.value {
+        Value::None => return Some(arg.key.clone()),
+        Value::Expr(value) => value.to_token_stream(),
+        Value::Other(tokens) => tokens.clone(),
+    };
+    errors.at(value, format_args!("`{}` takes no value; leave the option out to turn it off", arg.key));
+    Some(arg.key.clone())
+}
+
 /// A number of retries: a literal, or the path of a `u32` constant.
 pub(crate) enum Count {
     Literal(u32),
@@ -19,31 +54,31 @@ pub(crate) enum Count {
 }
 
 impl Count {
-    pub(crate) fn parse(key: &str, value: &Expr) -> Result<Self> {
+    pub(crate) fn read(arg: &Arg, errors: &mut Errors) -> Option<Self> {
         const RANGE: &str = "expected a number from 0 to 4294967295";
+        let value = arg.value(errors)?;
         match value {
             Expr::Lit(ExprLit { lit: Lit::Int(int), .. }) if matches!(int.suffix(), "" | "u32") => {
-                int.base10_parse().map(Self::Literal).map_err(|_| Error::new_spanned(value, RANGE))
+                int.base10_parse().map(Self::Literal).ok().or_else(|| errors.refuse(value, RANGE))
             }
-            Expr::Unary(_) => Err(Error::new_spanned(value, RANGE)),
-            Expr::Path(path) => Ok(Self::Path(path.clone())),
-            _ => Err(Error::new_spanned(
+            Expr::Unary(_) => errors.refuse(value, RANGE),
+            Expr::Path(path) => Some(Self::Path(path.clone())),
+            _ => errors.refuse(
                 value,
-                format!("expected an integer, as in `{key} = 3`, or the path of a `u32` constant"),
-            )),
+                format_args!("expected an integer, as in `{} = 3`, or the path of a `u32` constant", arg.key),
+            ),
         }
     }
-}
 
-impl Count {
     /// A number of things that there has to be one of.
-    pub(crate) fn parse_from_one(key: &str, value: &Expr) -> Result<Self> {
-        match Self::parse(key, value)? {
-            Self::Literal(0) => Err(Error::new_spanned(
+    pub(crate) fn read_from_one(arg: &Arg, errors: &mut Errors) -> Option<Self> {
+        let value = arg.value(errors)?;
+        match Self::read(arg, errors)? {
+            Self::Literal(0) => errors.refuse(
                 value,
                 "expected a number from 1; to run calls one at a time from the first attempt on, write `queue_by = ()`",
-            )),
-            count => Ok(count),
+            ),
+            count => Some(count),
         }
     }
 }
@@ -64,38 +99,43 @@ pub(crate) enum Time {
 }
 
 impl Time {
-    pub(crate) fn parse(key: &str, value: &Expr) -> Result<Self> {
-        match value {
-            Expr::Lit(ExprLit { lit: Lit::Str(token), .. }) => match micros(&token.value()) {
-                Ok(micros) => Ok(Self::Literal { micros, token: token.clone() }),
-                Err(message) => Err(Error::new_spanned(token, message)),
+    pub(crate) fn read(arg: &Arg, errors: &mut Errors) -> Option<Self> {
+        let value = arg.value(errors)?;
+        match (string(value), value) {
+            (Some(token), _) => match micros(&token.value()) {
+                Ok(micros) => Some(Self::Literal { micros, token: token.clone() }),
+                Err(message) => errors.refuse(token, message),
             },
-            Expr::Path(path) => Ok(Self::Path(path.clone())),
-            _ => Err(Error::new_spanned(
+            (None, Expr::Path(path)) => Some(Self::Path(path.clone())),
+            _ => errors.refuse(
                 value,
-                format!("expected a duration, as in `{key} = \"5ms\"`, or the path of a `Duration` constant"),
-            )),
+                format_args!(
+                    "expected a duration, as in `{} = \"5ms\"`, or the path of a `Duration` constant",
+                    arg.key
+                ),
+            ),
         }
     }
 
     /// A time limit that the server keeps: whole milliseconds, at most `i32::MAX` of them.
-    pub(crate) fn parse_timeout(key: &str, value: &Expr) -> Result<Self> {
-        let time = Self::parse(key, value)?;
-        match &time {
-            Self::Literal { micros, token } if *micros < 1_000 => {
-                Err(Error::new_spanned(token, "the server counts in milliseconds; the shortest timeout is `\"1ms\"`"))
+    pub(crate) fn read_timeout(arg: &Arg, errors: &mut Errors) -> Option<Self> {
+        match Self::read(arg, errors)? {
+            Self::Literal { micros, token } if micros < 1_000 => {
+                errors.refuse(token, "the server counts in milliseconds; the shortest timeout is `\"1ms\"`")
             }
             Self::Literal { micros, token } if micros.div_ceil(1_000) > i32::MAX.unsigned_abs().into() => {
-                Err(Error::new_spanned(token, "the server's longest timeout is `\"2147483647ms\"`"))
+                errors.refuse(token, "the server's longest timeout is `\"2147483647ms\"`")
             }
-            _ => Ok(time),
+            time => Some(time),
         }
     }
+}
 
-    pub(crate) fn expand(&self) -> TokenStream {
+impl ToTokens for Time {
+    fn to_tokens(&self, tokens: &mut TokenStream) {
         match self {
-            Self::Literal { micros, .. } => quote!(::core::time::Duration::from_micros(#micros)),
-            Self::Path(path) => path.to_token_stream(),
+            Self::Literal { micros, .. } => tokens.extend(quote!(::core::time::Duration::from_micros(#micros))),
+            Self::Path(path) => path.to_tokens(tokens),
         }
     }
 }
@@ -122,52 +162,70 @@ fn micros(text: &str) -> std::result::Result<u64, String> {
 }
 
 /// One of a fixed set of words, each with the name of its variant.
-pub(crate) fn word<'a>(value: &Expr, words: &[(&'a str, &'a str)]) -> Result<Ident> {
-    let list = || words.iter().map(|(word, _)| format!("`\"{word}\"`")).collect::<Vec<_>>().join(", ");
-    let Expr::Lit(ExprLit { lit: Lit::Str(token), .. }) = value else {
-        return Err(Error::new_spanned(value, format!("expected one of {}", list())));
-    };
-    match words.iter().find(|(word, _)| *word == token.value()) {
-        Some((_, variant)) => Ok(Ident::new(variant, token.span())),
-        None => Err(Error::new_spanned(token, format!("expected one of {}", list()))),
+fn word(arg: &Arg, words: &[(&str, &str)], errors: &mut Errors) -> Option<Ident> {
+    let value = arg.value(errors)?;
+    if let Some(text) = string(value) {
+        if let Some((_, variant)) = words.iter().find(|(word, _)| *word == text.value()) {
+            return Some(Ident::new(variant, text.span()));
+        }
     }
+    let words: Vec<_> = words.iter().map(|(word, _)| format!("`\"{word}\"`")).collect();
+    errors.refuse(value, format_args!("expected one of {}", words.join(", ")))
+}
+
+/// An isolation level that PostgreSQL has.
+pub(crate) fn isolation(arg: &Arg, errors: &mut Errors) -> Option<Ident> {
+    let value = arg.value(errors)?;
+    if string(value).is_some_and(|level| level.value() == "read uncommitted") {
+        return errors
+            .refuse(value, "PostgreSQL runs `read uncommitted` as `read committed`; write `\"read committed\"`");
+    }
+    let levels =
+        [("read committed", "ReadCommitted"), ("repeatable read", "RepeatableRead"), ("serializable", "Serializable")];
+    word(arg, &levels, errors)
+}
+
+pub(crate) fn jitter(arg: &Arg, errors: &mut Errors) -> Option<Ident> {
+    word(arg, &[("full", "Full"), ("equal", "Equal"), ("none", "None")], errors)
+}
+
+pub(crate) fn unknown_commit(arg: &Arg, errors: &mut Errors) -> Option<Ident> {
+    word(arg, &[("fail", "Fail"), ("retry", "Retry"), ("resolve", "Resolve"), ("token", "Token")], errors)
+}
+
+pub(crate) fn begin(arg: &Arg, errors: &mut Errors) -> Option<Ident> {
+    word(arg, &[("awaited", "Awaited"), ("pipelined", "Pipelined")], errors)
 }
 
 /// A list of SQLSTATEs, each five of `0-9A-Z`.
-pub(crate) fn sqlstates(value: &Expr) -> Result<Vec<LitStr>> {
-    const EXPECTED: &str = "expected a list of SQLSTATEs, as in `retry_on = [\"23505\"]`";
-    let Expr::Array(array) = value else {
-        return Err(Error::new_spanned(value, EXPECTED));
+pub(crate) fn sqlstates(arg: &Arg, errors: &mut Errors) -> Option<Vec<LitStr>> {
+    let value = arg.value(errors)?;
+    let elements = match value {
+        Expr::Array(array) if !array.elems.is_empty() => &array.elems,
+        _ => return errors.refuse(value, "expected a list of SQLSTATEs, as in `retry_on = [\"23505\"]`"),
     };
-    if array.elems.is_empty() {
-        return Err(Error::new_spanned(value, EXPECTED));
-    }
     let mut codes: Vec<LitStr> = Vec::new();
-    let mut errors: Option<Error> = None;
-    for element in array.elems.iter().cloned().map(ungroup) {
-        let fault = match &element {
-            Expr::Lit(ExprLit { lit: Lit::Str(code), .. }) if is_retried_anyway(&code.value()) => {
-                format!("`{}` is retried anyway, on `deadlock_retries`", code.value())
+    for element in elements.iter().cloned().map(ungroup) {
+        let code = string(&element);
+        let fault = match code.map(LitStr::value).unwrap_or_default().as_str() {
+            code @ ("40001" | "40P01" | "55P03" | "55006") => {
+                format!("`{code}` is retried anyway, on `deadlock_retries`")
             }
-            Expr::Lit(ExprLit { lit: Lit::Str(code), .. }) if code.value() == "25P02" => {
-                "`25P02` only says that an earlier statement failed: name that failure's SQLSTATE".to_owned()
+            "25P02" => "`25P02` only says that an earlier statement failed: name that failure's SQLSTATE".to_owned(),
+            text if !is_sqlstate(text) => {
+                "expected an SQLSTATE: five characters of `0-9A-Z`, as in `\"23505\"`".to_owned()
             }
-            Expr::Lit(ExprLit { lit: Lit::Str(code), .. }) if is_sqlstate(&code.value()) => {
-                if codes.iter().all(|known| known.value() != code.value()) {
-                    codes.push(code.clone());
-                    continue;
-                }
-                format!("SQLSTATE `{}` given more than once", code.value())
+            text if codes.iter().any(|known| known.value() == text) => {
+                format!("SQLSTATE `{text}` given more than once")
             }
-            _ => "expected an SQLSTATE: five characters of `0-9A-Z`, as in `\"23505\"`".to_owned(),
+            _ => {
+                codes.extend(code.cloned());
+                continue;
+            }
         };
-        let error = Error::new_spanned(element, fault);
-        match &mut errors {
-            Some(errors) => errors.combine(error),
-            None => errors = Some(error),
-        }
+        errors.at(element, fault);
     }
-    errors.map_or(Ok(codes), Err)
+    (!codes.is_empty()).then_some(codes)
 }
 
 fn is_sqlstate(code: &str) -> bool {
@@ -175,45 +233,47 @@ fn is_sqlstate(code: &str) -> bool {
 }
 
 /// One key, or a list of them.
-pub(crate) fn keys(value: &Expr) -> Result<Vec<Expr>> {
+pub(crate) fn keys(arg: &Arg, errors: &mut Errors) -> Option<Vec<Expr>> {
+    let value = arg.value(errors)?;
     match value {
         Expr::Array(array) if array.elems.is_empty() => {
-            Err(Error::new_spanned(value, "expected a key, as in `queue_by = id` or `queue_by = [from, to]`"))
+            errors.refuse(value, "expected a key, as in `queue_by = id` or `queue_by = [from, to]`")
         }
-        Expr::Array(array) => Ok(array.elems.iter().cloned().collect()),
-        _ => Ok(vec![value.clone()]),
+        Expr::Array(array) => Some(array.elems.iter().cloned().collect()),
+        _ => Some(vec![value.clone()]),
     }
-}
-
-/// Whether an SQLSTATE is a lost conflict in any case.
-fn is_retried_anyway(code: &str) -> bool {
-    matches!(code, "40001" | "40P01" | "55P03" | "55006")
 }
 
 /// A function to call with the body's error: a path or a closure.
-pub(crate) fn callable(key: &str, value: &Expr) -> Result<Expr> {
-    match value {
-        Expr::Path(_) | Expr::Closure(_) => Ok(value.clone()),
-        _ => Err(Error::new_spanned(
+pub(crate) fn callable(arg: &Arg, errors: &mut Errors) -> Option<Expr> {
+    match arg.value(errors)? {
+        value @ (Expr::Path(_) | Expr::Closure(_)) => Some(value.clone()),
+        value => errors.refuse(
             value,
-            format!("expected a function or a closure, as in `{key} = |error| error.is_stale()`"),
-        )),
+            format_args!("expected a function or a closure, as in `{} = |error| error.is_stale()`", arg.key),
+        ),
     }
 }
 
+/// Any expression.
+pub(crate) fn expression(arg: &Arg, errors: &mut Errors) -> Option<Expr> {
+    arg.value(errors).cloned()
+}
+
 /// A non-empty string literal.
-pub(crate) fn text(key: &str, value: &Expr) -> Result<LitStr> {
-    match value {
-        Expr::Lit(ExprLit { lit: Lit::Str(text), .. }) if !text.value().is_empty() => Ok(text.clone()),
-        _ => Err(Error::new_spanned(value, format!("expected a name, as in `{key} = \"transfer\"`"))),
+pub(crate) fn text(arg: &Arg, errors: &mut Errors) -> Option<LitStr> {
+    let value = arg.value(errors)?;
+    match string(value) {
+        Some(text) if !text.value().is_empty() => Some(text.clone()),
+        _ => errors.refuse(value, format_args!("expected a name, as in `{} = \"transfer\"`", arg.key)),
     }
 }
 
 /// The path of a crate or module.
-pub(crate) fn path(key: &str, value: &Expr) -> Result<Path> {
-    match value {
-        Expr::Path(ExprPath { qself: None, path, .. }) => Ok(path.clone()),
-        _ => Err(Error::new_spanned(value, format!("expected a path, as in `{key} = ::retry_runtime`"))),
+pub(crate) fn path(arg: &Arg, errors: &mut Errors) -> Option<Path> {
+    match arg.value(errors)? {
+        Expr::Path(ExprPath { qself: None, path, .. }) => Some(path.clone()),
+        value => errors.refuse(value, format_args!("expected a path, as in `{} = ::retry_runtime`", arg.key)),
     }
 }
 
