@@ -6,6 +6,10 @@
 // The macro's modules as they are, in a crate of our own: a crate of macros exports nothing else.
 #[path = "../../retry-macros/src/args.rs"]
 mod args;
+#[path = "../../retry-macros/src/backoff.rs"]
+mod backoff;
+#[path = "../../retry-macros/src/document.rs"]
+mod document;
 #[path = "../../retry-macros/src/error.rs"]
 mod error;
 #[path = "../../retry-macros/src/expand.rs"]

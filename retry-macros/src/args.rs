@@ -59,6 +59,7 @@ options! {
     "source" source: Expr = value::expression;
     "name" name: LitStr = value::text;
     "allow_mut" allow_mut: Ident = value::flag;
+    "undocumented" undocumented: Ident = value::flag;
     "crate" krate: Path = value::path;
 }
 
@@ -269,7 +270,7 @@ mod tests {
             base_delay = "250us", max_delay = limits::CAP, jitter = "equal", statement_timeout = "2s",
             lock_timeout = "20ms", idle_timeout = "1m", deadline = "3s", unknown_commit = "retry", retry_if = |e| e.is_stale(), retry_on = ["23505", "23P01"],
             source = &self.pool, name = "transfer", crate = ::renamed, allow_mut, queue_by = [from, to],
-            escalate_after = 2, begin = "pipelined",
+            escalate_after = 2, begin = "pipelined", undocumented,
         });
         assert_eq!(faults, [""; 0]);
     }

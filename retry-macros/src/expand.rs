@@ -10,6 +10,7 @@ use syn::{
 };
 
 use crate::args::Args;
+use crate::document;
 use crate::error::Errors;
 use crate::item::Item;
 use crate::validate::{self, Cloned, Shape};
@@ -144,7 +145,8 @@ fn function(args: &Args, item: &Item, shape: Shape) -> TokenStream {
     // The body's own braces: rustc has nothing to say of an unused function whose end a macro wrote.
     let mut call = Group::new(Delimiter::Brace, call);
     call.set_span(body.span());
-    quote!(#(#attrs)* #vis #sig #call)
+    let documented = document::section(args, item);
+    quote!(#(#attrs)* #documented #vis #sig #call)
 }
 
 /// The module that the expansion names.

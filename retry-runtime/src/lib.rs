@@ -75,6 +75,24 @@ mod transaction;
 /// | `retry_on` with 40001, 40P01, 55P03, 55006 or 25P02 | the first four are retried anyway, the last one only says that something failed before |
 /// | `unknown_commit = "resolve"` or `"token"` with `read_only` | there is no outcome to look up |
 /// | an error that is not made from [`Error`], a key of `queue_by` that cannot be hashed | the runtime has to return its errors, and to tell keys apart |
+/// | a result that borrows from the transaction | that ends before the function returns |
+/// | a call with anything but `&pool`, `&mut client` or `&mut *tx` | no transaction can begin on it |
+///
+/// # What it adds to the documentation
+///
+/// A `pub` function with a doc comment gets a section at its end: isolation, what is retried and how often, and for how
+/// long a call sleeps at most. So `retries = 5, deadlock_retries = 5, isolation = "serializable"` reads
+///
+/// > Runs as a `SERIALIZABLE` transaction, and again where that fails:
+/// >
+/// > - up to 5 times more after losing to a concurrent transaction (deadlock, serialization failure, lock not available),
+/// >   sleeping 79.6 ms at most in all;
+/// > - up to 5 times more after a failure of the surroundings (connection lost before `COMMIT`, failover, no free
+/// >   connection), sleeping 1.6 s at most in all.
+/// >
+/// > In an open transaction it is a savepoint, and the outermost call does the retrying.
+///
+/// `undocumented` turns that off.
 ///
 /// # Errors
 /// What the body returns, once no further attempt is made. [`Error`], converted into the function's error type, where

@@ -1,5 +1,14 @@
 /// What an account holds.
 #[must_use]
+/**
+# Transaction
+
+Runs as a transaction at the session's isolation level, and again where that fails:
+
+- up to 5 times more after losing to a concurrent transaction (deadlock, serialization failure, lock not available), sleeping 79.6 ms at most in all;
+- up to 2 times more after a failure of the surroundings (connection lost before `COMMIT`, failover, no free connection), sleeping 1.1 s at most in all.
+
+In an open transaction it is a savepoint, and the outermost call does the retrying.*/
 pub(crate) async fn cents(&self, id: i64) -> anyhow::Result<i64> {
     let source = &self.pool;
     let mut __run = {

@@ -1,0 +1,52 @@
+//! What the macro writes into a function's documentation is what the runtime does.
+
+use std::time::Duration;
+
+use retry_runtime::{Jitter, Policy};
+
+use crate::promised::longest_sleep;
+use crate::runtime::Schedule;
+
+// Both modules as they are, as each is private to its crate. The unit tests of the one come along.
+#[path = "../../retry-macros/src/backoff.rs"]
+mod promised;
+#[allow(dead_code)]
+#[path = "../../retry-runtime/src/backoff.rs"]
+mod runtime;
+mod policy {
+    pub(crate) use retry_runtime::{Jitter, Policy};
+}
+
+const MS: Duration = Duration::from_millis(1);
+
+#[test]
+fn the_macro_has_the_runtimes_defaults() {
+    assert_eq!(Policy::DEFAULT.retries, promised::RETRIES);
+    assert_eq!(Policy::DEFAULT.deadlock_retries(), promised::DEADLOCK_RETRIES);
+    assert_eq!(Policy::DEFAULT.base_delay, promised::BASE_DELAY);
+    assert_eq!(Policy::DEFAULT.max_delay(), promised::MAX_DELAY);
+}
+
+#[test]
+fn no_call_sleeps_longer_than_documented() {
+    for base in [MS / 4, MS, 7 * MS, 50 * MS, 60_000 * MS] {
+        for max in [base, 3 * base, 10 * base, 1000 * base] {
+            for budget in [0, 1, 2, 3, 5, 8, 50, 1000] {
+                let policy = Policy { base_delay: base, max_delay: Some(max), jitter: Jitter::None, ..Policy::DEFAULT };
+                for (schedule, factor) in [(Schedule::Conflict, 1), (Schedule::Surroundings, promised::SURROUNDINGS)] {
+                    let delays = (1..=budget).map(|n| runtime::delay(&policy, schedule, n, budget, &mut rand::rng()));
+                    let sleeps: Duration = delays.sum();
+                    let documented = longest_sleep(factor * base, factor * max, budget);
+                    // Each delay is rounded to a nanosecond.
+                    let rounding = Duration::from_nanos(budget.into());
+                    assert!(
+                        sleeps.abs_diff(documented) <= rounding,
+                        "{policy:?}, {budget}: {sleeps:?}, {documented:?}"
+                    );
+                }
+            }
+        }
+    }
+    // 1, 2, 4, 8, 16 and 32, and all the others 50.
+    assert_eq!(longest_sleep(MS, 50 * MS, u32::MAX), 63 * MS + 50 * MS * (u32::MAX - 6));
+}
