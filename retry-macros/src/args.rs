@@ -56,7 +56,7 @@ options! {
     "queue_by" queue_by: Vec<Expr> = value::keys;
     "escalate_after" escalate_after: Count = Count::read_from_one;
     "begin" begin: Ident = value::begin;
-    "source" source: Expr = value::expression;
+    "source" source: Expr = value::source;
     "name" name: LitStr = value::text;
     "allow_mut" allow_mut: Ident = value::flag;
     "undocumented" undocumented: Ident = value::flag;
@@ -296,17 +296,17 @@ mod tests {
             "expected an integer",
             "option `retries` given more than once",
             "expected a number from 0",
-            "expected one of",
+            "expected `isolation` to be one of",
             "`read_only` takes no value",
             "expected a unit",
-            "expected `jitter = <value>`",
+            "expected `jitter` to be one of",
             "expected an SQLSTATE",
             "SQLSTATE `23505` given more than once",
-            "expected `lock_timeout = <value>`",
+            "expected a duration or the path of a `Duration` constant, as in `lock_timeout = ",
             "expected `,`",
-            "expected `source = <value>`",
+            "expected an expression, as in `source = ",
             "expected an option",
-            "expected `retry_if = <value>`",
+            "expected a function or a closure",
             "expected `,`",
             "`deferrable` takes no value",
         ];

@@ -8,14 +8,33 @@ use crate::args::{Arg, Value};
 use crate::error::Errors;
 
 impl Arg {
-    /// The value of an option that needs one.
-    fn value(&self, errors: &mut Errors) -> Option<&Expr> {
-        let fault = match &self.value {
-            Value::Expr(value) => return Some(value),
-            Value::Other(tokens) => tokens.clone(),
-            Value::None => self.key.to_token_stream(),
-        };
-        errors.refuse(fault, format_args!("expected `{} = <value>`", self.key))
+    /// The value, where there is one.
+    fn expr(&self) -> Option<&Expr> {
+        match &self.value {
+            Value::Expr(value) => Some(value),
+            Value::None | Value::Other(_) => None,
+        }
+    }
+
+    /// The string that the value is.
+    fn string(&self) -> Option<&LitStr> {
+        self.expr().and_then(string)
+    }
+
+    /// Refuses what stands in the value's place.
+    fn expected<T>(&self, errors: &mut Errors, what: &str, example: &str) -> Option<T> {
+        errors.refuse(self, format_args!("expected {what}, as in `{} = {example}`", self.key))
+    }
+}
+
+/// What stands in the value's place: the key, where there is nothing.
+impl ToTokens for Arg {
+    fn to_tokens(&self, tokens: &mut TokenStream) {
+        match &self.value {
+            Value::Expr(value) => value.to_tokens(tokens),
+            Value::Other(other) => other.to_tokens(tokens),
+            Value::None => self.key.to_tokens(tokens),
+        }
     }
 }
 
@@ -35,16 +54,13 @@ fn string(value: &Expr) -> Option<&LitStr> {
     }
 }
 
-/// An option that is there or not. With a value it is faulty, but it was meant.
-#[expect(clippy::unnecessary_wraps, reason = "reads an option, as all the others")]
+/// An option that is there or not. With a value it is faulty, but it was meant, unless that is `false`.
 pub(crate) fn flag(arg: &Arg, errors: &mut Errors) -> Option<Ident> {
-    let value = match &arg.value {
-        Value::None => return Some(arg.key.clone()),
-        Value::Expr(value) => value.to_token_stream(),
-        Value::Other(tokens) => tokens.clone(),
-    };
-    errors.at(value, format_args!("`{}` takes no value; leave the option out to turn it off", arg.key));
-    Some(arg.key.clone())
+    if !matches!(arg.value, Value::None) {
+        errors.at(arg, format_args!("`{}` takes no value; leave the option out to turn it off", arg.key));
+    }
+    let off = matches!(arg.expr(), Some(Expr::Lit(ExprLit { lit: Lit::Bool(on), .. })) if !on.value);
+    (!off).then(|| arg.key.clone())
 }
 
 /// A number of retries: a literal, or the path of a `u32` constant.
@@ -56,26 +72,21 @@ pub(crate) enum Count {
 impl Count {
     pub(crate) fn read(arg: &Arg, errors: &mut Errors) -> Option<Self> {
         const RANGE: &str = "expected a number from 0 to 4294967295";
-        let value = arg.value(errors)?;
-        match value {
-            Expr::Lit(ExprLit { lit: Lit::Int(int), .. }) if matches!(int.suffix(), "" | "u32") => {
-                int.base10_parse().map(Self::Literal).ok().or_else(|| errors.refuse(value, RANGE))
+        match arg.expr() {
+            Some(Expr::Path(path)) => Some(Self::Path(path.clone())),
+            Some(Expr::Lit(ExprLit { lit: Lit::Int(int), .. })) if matches!(int.suffix(), "" | "u32") => {
+                int.base10_parse().map(Self::Literal).ok().or_else(|| errors.refuse(arg, RANGE))
             }
-            Expr::Unary(_) => errors.refuse(value, RANGE),
-            Expr::Path(path) => Some(Self::Path(path.clone())),
-            _ => errors.refuse(
-                value,
-                format_args!("expected an integer, as in `{} = 3`, or the path of a `u32` constant", arg.key),
-            ),
+            Some(Expr::Unary(_)) => errors.refuse(arg, RANGE),
+            _ => arg.expected(errors, "an integer or the path of a `u32` constant", "3"),
         }
     }
 
     /// A number of things that there has to be one of.
     pub(crate) fn read_from_one(arg: &Arg, errors: &mut Errors) -> Option<Self> {
-        let value = arg.value(errors)?;
         match Self::read(arg, errors)? {
             Self::Literal(0) => errors.refuse(
-                value,
+                arg,
                 "expected a number from 1; to run calls one at a time from the first attempt on, write `queue_by = ()`",
             ),
             count => Some(count),
@@ -100,20 +111,13 @@ pub(crate) enum Time {
 
 impl Time {
     pub(crate) fn read(arg: &Arg, errors: &mut Errors) -> Option<Self> {
-        let value = arg.value(errors)?;
-        match (string(value), value) {
-            (Some(token), _) => match micros(&token.value()) {
+        match arg.expr() {
+            Some(Expr::Lit(ExprLit { lit: Lit::Str(token), .. })) => match micros(&token.value()) {
                 Ok(micros) => Some(Self::Literal { micros, token: token.clone() }),
                 Err(message) => errors.refuse(token, message),
             },
-            (None, Expr::Path(path)) => Some(Self::Path(path.clone())),
-            _ => errors.refuse(
-                value,
-                format_args!(
-                    "expected a duration, as in `{} = \"5ms\"`, or the path of a `Duration` constant",
-                    arg.key
-                ),
-            ),
+            Some(Expr::Path(path)) => Some(Self::Path(path.clone())),
+            _ => arg.expected(errors, "a duration or the path of a `Duration` constant", "\"5ms\""),
         }
     }
 
@@ -151,6 +155,7 @@ fn micros(text: &str) -> std::result::Result<u64, String> {
     let Some((_, factor)) = UNITS.iter().find(|(name, _)| *name == unit) else {
         return Err(match unit {
             "" => format!("expected a unit after the number: `us`, `ms`, `s` or `m`, as in `\"{number}ms\"`"),
+            _ if unit.starts_with('.') => "expected whole numbers; take a smaller unit, as in `\"1500ms\"`".into(),
             _ => format!("unknown unit `{unit}`; the units are `us`, `ms`, `s` and `m`"),
         });
     };
@@ -163,22 +168,20 @@ fn micros(text: &str) -> std::result::Result<u64, String> {
 
 /// One of a fixed set of words, each with the name of its variant.
 fn word(arg: &Arg, words: &[(&str, &str)], errors: &mut Errors) -> Option<Ident> {
-    let value = arg.value(errors)?;
-    if let Some(text) = string(value) {
+    if let Some(text) = arg.string() {
         if let Some((_, variant)) = words.iter().find(|(word, _)| *word == text.value()) {
             return Some(Ident::new(variant, text.span()));
         }
     }
     let words: Vec<_> = words.iter().map(|(word, _)| format!("`\"{word}\"`")).collect();
-    errors.refuse(value, format_args!("expected one of {}", words.join(", ")))
+    errors.refuse(arg, format_args!("expected `{}` to be one of {}", arg.key, words.join(", ")))
 }
 
 /// An isolation level that PostgreSQL has.
 pub(crate) fn isolation(arg: &Arg, errors: &mut Errors) -> Option<Ident> {
-    let value = arg.value(errors)?;
-    if string(value).is_some_and(|level| level.value() == "read uncommitted") {
-        return errors
-            .refuse(value, "PostgreSQL runs `read uncommitted` as `read committed`; write `\"read committed\"`");
+    if arg.string().is_some_and(|level| level.value() == "read uncommitted") {
+        let message = "PostgreSQL runs `read uncommitted` as `read committed`; write `\"read committed\"`";
+        return errors.refuse(arg, message);
     }
     let levels =
         [("read committed", "ReadCommitted"), ("repeatable read", "RepeatableRead"), ("serializable", "Serializable")];
@@ -199,10 +202,9 @@ pub(crate) fn begin(arg: &Arg, errors: &mut Errors) -> Option<Ident> {
 
 /// A list of SQLSTATEs, each five of `0-9A-Z`.
 pub(crate) fn sqlstates(arg: &Arg, errors: &mut Errors) -> Option<Vec<LitStr>> {
-    let value = arg.value(errors)?;
-    let elements = match value {
-        Expr::Array(array) if !array.elems.is_empty() => &array.elems,
-        _ => return errors.refuse(value, "expected a list of SQLSTATEs, as in `retry_on = [\"23505\"]`"),
+    let elements = match arg.expr() {
+        Some(Expr::Array(array)) if !array.elems.is_empty() => &array.elems,
+        _ => return arg.expected(errors, "a list of SQLSTATEs", "[\"23505\"]"),
     };
     let mut codes: Vec<LitStr> = Vec::new();
     for element in elements.iter().cloned().map(ungroup) {
@@ -234,46 +236,39 @@ fn is_sqlstate(code: &str) -> bool {
 
 /// One key, or a list of them.
 pub(crate) fn keys(arg: &Arg, errors: &mut Errors) -> Option<Vec<Expr>> {
-    let value = arg.value(errors)?;
-    match value {
-        Expr::Array(array) if array.elems.is_empty() => {
-            errors.refuse(value, "expected a key, as in `queue_by = id` or `queue_by = [from, to]`")
-        }
-        Expr::Array(array) => Some(array.elems.iter().cloned().collect()),
-        _ => Some(vec![value.clone()]),
+    match arg.expr() {
+        Some(Expr::Array(array)) if !array.elems.is_empty() => Some(array.elems.iter().cloned().collect()),
+        Some(value) if !matches!(value, Expr::Array(_)) => Some(vec![value.clone()]),
+        _ => arg.expected(errors, "one or more keys", "[from, to]"),
     }
 }
 
 /// A function to call with the body's error: a path or a closure.
 pub(crate) fn callable(arg: &Arg, errors: &mut Errors) -> Option<Expr> {
-    match arg.value(errors)? {
-        value @ (Expr::Path(_) | Expr::Closure(_)) => Some(value.clone()),
-        value => errors.refuse(
-            value,
-            format_args!("expected a function or a closure, as in `{} = |error| error.is_stale()`", arg.key),
-        ),
+    match arg.expr() {
+        Some(value @ (Expr::Path(_) | Expr::Closure(_))) => Some(value.clone()),
+        _ => arg.expected(errors, "a function or a closure", "|error| error.is_stale()"),
     }
 }
 
-/// Any expression.
-pub(crate) fn expression(arg: &Arg, errors: &mut Errors) -> Option<Expr> {
-    arg.value(errors).cloned()
+/// An expression that a source is made from.
+pub(crate) fn source(arg: &Arg, errors: &mut Errors) -> Option<Expr> {
+    arg.expr().cloned().or_else(|| arg.expected(errors, "an expression", "&self.pool"))
 }
 
 /// A non-empty string literal.
 pub(crate) fn text(arg: &Arg, errors: &mut Errors) -> Option<LitStr> {
-    let value = arg.value(errors)?;
-    match string(value) {
+    match arg.string() {
         Some(text) if !text.value().is_empty() => Some(text.clone()),
-        _ => errors.refuse(value, format_args!("expected a name, as in `{} = \"transfer\"`", arg.key)),
+        _ => arg.expected(errors, "a name", "\"transfer\""),
     }
 }
 
 /// The path of a crate or module.
 pub(crate) fn path(arg: &Arg, errors: &mut Errors) -> Option<Path> {
-    match arg.value(errors)? {
-        Expr::Path(ExprPath { qself: None, path, .. }) => Some(path.clone()),
-        value => errors.refuse(value, format_args!("expected a path, as in `{} = ::retry_runtime`", arg.key)),
+    match arg.expr() {
+        Some(Expr::Path(ExprPath { qself: None, path, .. })) => Some(path.clone()),
+        _ => arg.expected(errors, "a path", "::retry_runtime"),
     }
 }
 
@@ -294,7 +289,7 @@ mod tests {
             ("5", "expected a unit"),
             ("5 ms", "unknown unit ` ms`"),
             ("5h", "unknown unit `h`"),
-            ("1.5s", "unknown unit `.5s`"),
+            ("1.5s", "expected whole numbers"),
             ("0ms", "longer than zero"),
             ("18446744073709551615s", "too long"),
             ("99999999999999999999us", "too long"),

@@ -47,5 +47,5 @@ async fn touch(
     "unknown option `retry`; did you mean `retries`?"
 }
 ::core::compile_error! {
-    "expected one of `\"read committed\"`, `\"repeatable read\"`, `\"serializable\"`"
+    "expected `isolation` to be one of `\"read committed\"`, `\"repeatable read\"`, `\"serializable\"`"
 }
