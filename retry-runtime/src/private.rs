@@ -22,12 +22,14 @@ pub trait Lend<'t, 'a> {
     fn lend(tx: &'t mut Transaction<'a>) -> Self;
 }
 
+#[diagnostic::do_not_recommend]
 impl<'t, 'a> Lend<'t, 'a> for &'t Transaction<'a> {
     fn lend(tx: &'t mut Transaction<'a>) -> Self {
         tx
     }
 }
 
+#[diagnostic::do_not_recommend]
 impl<'t, 'a> Lend<'t, 'a> for &'t mut Transaction<'a> {
     fn lend(tx: &'t mut Transaction<'a>) -> Self {
         tx
@@ -57,6 +59,7 @@ pub trait Outcome {
     fn from_result(result: Result<Self::Ok, Self::Err>) -> Self;
 }
 
+#[diagnostic::do_not_recommend]
 impl<T, E> Outcome for Result<T, E> {
     type Ok = T;
     type Err = E;
