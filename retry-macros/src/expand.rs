@@ -68,7 +68,10 @@ fn function(args: &Args, item: &Item, shape: Shape) -> TokenStream {
         TokenStream::new()
     };
     let queue_by = args.queue_by.as_ref().map(|keys| {
-        let stripes = keys.iter().map(|key| over(key, quote_spanned!(span=> #private::Stripe::of(&(#key)))));
+        let stripes = keys.iter().map(|key| {
+            let key = quote_spanned!(at(key)=> &(#key));
+            quote_spanned!(span=> #private::Stripe::of(#key))
+        });
         quote_spanned!(span=> .queue_by([#(#stripes),*]))
     });
     let name = if let Some(name) = &args.name {
