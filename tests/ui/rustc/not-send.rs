@@ -1,7 +1,8 @@
-//! What keeps the body from being sent to another thread is reported at the body's own line.
+//! What is not `Send` and lives across an await is pointed at where it is.
 
 use std::rc::Rc;
 
+use deadpool_postgres::Pool;
 use retry_runtime::{Error, Transaction, transactional};
 
 #[transactional]
@@ -11,9 +12,8 @@ async fn count(tx: &mut Transaction<'_>) -> Result<i64, Error> {
     Ok(*count)
 }
 
-fn send<T: Send>(_: T) {}
-
-fn main() {
-    let spawn = |tx: &mut Transaction<'_>| send(count(tx));
-    let _ = spawn;
+async fn spawn(pool: Pool) {
+    let _ = tokio::spawn(async move { count(&pool).await }).await;
 }
+
+fn main() {}
