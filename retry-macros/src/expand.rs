@@ -106,8 +106,8 @@ fn function(args: &Args, item: &Item, shape: Shape) -> TokenStream {
     };
     let error = first(error_of(&output));
     let (limit, outcome_of) = if args.limits_body() {
-        let body = quote_spanned!(in_body=> __limit.body(#attempt));
-        (Some(quote_spanned!(span=> let __limit = __tx.limit();)), quote_spanned!(at(&error)=> #body.await))
+        let limited = quote_spanned!(at(&error)=> __limit.body(#attempt).await);
+        (Some(quote_spanned!(span=> let __limit = __tx.limit();)), limited)
     } else {
         (None, quote_spanned!(span=> #attempt.await))
     };

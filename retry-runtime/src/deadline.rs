@@ -87,43 +87,44 @@ pub struct Limit<'a> {
 impl<'a> Limit<'a> {
     /// Runs the body; cut off, it has failed with [`Error::DeadlineExceeded`]. What BEGIN said is the call's to tell.
     #[must_use]
-    pub fn body<F: Future>(self, body: F) -> Body<'a, F> {
-        Body { work: self.deadline.bound(body), state: self.state, outermost: self.outermost }
+    pub fn body<T, E: FromError, F: Future<Output = Result<T, E>>>(self, body: F) -> Body<'a, F> {
+        let cut_off = |phase| Err(E::from_error(Error::deadline(phase)));
+        Body { work: self.deadline.bound(body), cut_off, state: self.state, outermost: self.outermost }
     }
 }
 
 pin_project! {
     /// A body with an end.
-    pub struct Body<'a, F> {
+    pub struct Body<'a, F: Future> {
         #[pin]
         work: Bounded<F>,
+        cut_off: fn(Phase) -> F::Output,
         state: &'a State,
         outermost: bool,
     }
 }
 
-impl<T, E: FromError, F: Future<Output = Result<T, E>>> Future for Body<'_, F> {
-    type Output = Result<T, E>;
+impl<F: Future> Future for Body<'_, F> {
+    type Output = F::Output;
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let this = self.project();
-        let cut_off = |phase| Poll::Ready(Err(E::from_error(Error::deadline(phase))));
         let begun = &this.state.begun;
         if *this.outermost && begun.is_pending() && begun.poll(cx) == Poll::Ready(false) {
-            return cut_off(Phase::Begin);
+            return Poll::Ready((this.cut_off)(Phase::Begin));
         }
         match this.work.poll(cx) {
             Poll::Ready(Ok(outcome)) => Poll::Ready(outcome),
             Poll::Ready(Err(Expired)) => {
                 this.state.expire();
-                cut_off(Phase::Body)
+                Poll::Ready((this.cut_off)(Phase::Body))
             }
             Poll::Pending => Poll::Pending,
         }
     }
 }
 
-impl<F> std::fmt::Debug for Body<'_, F> {
+impl<F: Future> std::fmt::Debug for Body<'_, F> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str("Body")
     }
