@@ -7,7 +7,7 @@ use std::time::Duration;
 use pin_project_lite::pin_project;
 use tokio::time::{Instant, Sleep, sleep_until};
 
-use crate::__private::FromError;
+use crate::__private::{FromError, Outcome};
 use crate::error::{Error, Phase};
 use crate::state::State;
 
@@ -87,8 +87,8 @@ pub struct Limit<'a> {
 impl<'a> Limit<'a> {
     /// Runs the body; cut off, it has failed with [`Error::DeadlineExceeded`]. What BEGIN said is the call's to tell.
     #[must_use]
-    pub fn body<T, E: FromError, F: Future<Output = Result<T, E>>>(self, body: F) -> Body<'a, F> {
-        let cut_off = |phase| Err(E::from_error(Error::deadline(phase)));
+    pub fn body<O: Outcome<Err: FromError>, F: Future<Output = O>>(self, body: F) -> Body<'a, F> {
+        let cut_off = |phase| O::from_result(Err(FromError::from_error(Error::deadline(phase))));
         Body { work: self.deadline.bound(body), cut_off, state: self.state, outermost: self.outermost }
     }
 }

@@ -7,4 +7,9 @@ async fn count(_tx: &mut Transaction<'_>) -> i64 {
     1
 }
 
+#[transactional(read_only)]
+async fn total(_tx: &mut Transaction<'_>) -> Option<i64> {
+    Some(1)
+}
+
 fn main() {}
