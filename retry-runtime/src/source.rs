@@ -94,6 +94,12 @@ pub trait Session: Send + Sync + 'static {
     fn clear_statement_cache(&self) {}
 }
 
+impl<P: Pool + ?Sized> Pool for &P {
+    fn get(&self) -> BoxFuture<'_, Result<Box<dyn Session>, Error>> {
+        (**self).get()
+    }
+}
+
 impl<P: Pool + ?Sized> Pool for Arc<P> {
     fn get(&self) -> BoxFuture<'_, Result<Box<dyn Session>, Error>> {
         (**self).get()

@@ -223,6 +223,8 @@ async fn a_pool_of_ones_own() {
     assert_eq!(pool.discarded.load(Ordering::Relaxed), 1);
     let shared: std::sync::Arc<dyn Pool> = std::sync::Arc::new(pool);
     cut_once(&shared, &observer).await.unwrap();
+    let borrowed: &dyn Pool = &shared;
+    cut_once(&borrowed, &observer).await.unwrap();
 }
 
 struct Slow(Duration);
