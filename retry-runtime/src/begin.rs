@@ -26,14 +26,9 @@ pub(crate) async fn transaction(handle: Handle<'_>) -> Result<Transaction<'_>, R
         Ok(()) => deadline.bound(answer_or_again(&handle)).await,
         Err(error) => Ok(Err(error)),
     };
-    match answer {
-        Ok(Ok(())) => Ok(tx),
-        Ok(Err(error)) => {
-            tx.ended = true;
-            Err(refuse(&handle, error).await)
-        }
-        Err(Expired) => Err(Refused::new(Error::deadline(Phase::Begin), None, None)),
-    }
+    tx.ended = matches!(answer, Ok(Err(_)));
+    conclude(&handle, answer).await?;
+    Ok(tx)
 }
 
 /// Waits until a pipelined BEGIN is answered. In a nested call that is the outermost one's to do.
@@ -41,7 +36,12 @@ pub(crate) async fn answered(handle: &Handle<'_>) -> Result<(), Refused> {
     if handle.depth > 0 || !handle.state.begun.is_pending() {
         return Ok(());
     }
-    match handle.deadline.bound(answer(handle)).await {
+    conclude(handle, handle.deadline.bound(answer(handle)).await).await
+}
+
+/// What the answer to BEGIN, or the want of one, comes to.
+async fn conclude(handle: &Handle<'_>, answer: Result<Result<(), PgError>, Expired>) -> Result<(), Refused> {
+    match answer {
         Ok(Ok(())) => Ok(()),
         Ok(Err(error)) => Err(refuse(handle, error).await),
         Err(Expired) => Err(Refused::new(Error::deadline(Phase::Begin), None, None)),

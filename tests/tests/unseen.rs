@@ -10,68 +10,53 @@ use tokio_postgres::types::ToSql;
 
 const NONE: [&(dyn ToSql + Sync); 0] = [];
 
-/// How a body fails after it has written, without seeing it.
-#[derive(Clone, Copy, Debug)]
-enum Hole {
-    StatementDropped,
-    StatementForgotten,
-    ProofSentBefore,
-    RowsUnread,
-    RowsUnreadThenEmptyQuery,
-    TooManyRows,
-    CopyOut,
-    DriversClient,
-    NestedCallDropped,
-}
-
-use Hole::{
-    CopyOut, DriversClient, NestedCallDropped, ProofSentBefore, RowsUnread, RowsUnreadThenEmptyQuery, StatementDropped,
-    StatementForgotten, TooManyRows,
-};
-
+/// Fails after it has written, without seeing it.
 #[transactional(retries = 0)]
-async fn fail_unseen(tx: &mut Transaction<'_>, hole: Hole) -> Result<(), Error> {
+async fn fail_unseen(tx: &mut Transaction<'_>, hole: &str) -> Result<(), Error> {
     let divide = tx.prepare("SELECT 10 / (3 - n) FROM generate_series(1, $1::int) AS n").await?;
     let nap = tx.prepare("SELECT pg_sleep(0.02)").await?;
     tx.execute("UPDATE accounts SET cents = 0 WHERE id = 1", &[]).await?;
     match hole {
-        StatementDropped => {
+        "statement dropped" => {
             let params: [&(dyn ToSql + Sync); 1] = [&9];
             let mut statement = pin!(tx.execute(&divide, &params));
             assert!(poll!(statement.as_mut()).is_pending());
         }
-        StatementForgotten => {
+        "statement forgotten" => {
             let params: [&(dyn ToSql + Sync); 1] = [&9];
             let mut statement = Box::pin(tx.execute(&divide, &params));
             assert!(poll!(statement.as_mut()).is_pending());
             std::mem::forget(statement);
         }
-        ProofSentBefore => {
+        "proof sent before" => {
             let mut before = pin!(tx.execute(&nap, &[]));
             assert!(poll!(before.as_mut()).is_pending());
             assert!(tx.execute(&divide, &[&9]).now_or_never().is_none());
             before.await?;
         }
-        RowsUnread | RowsUnreadThenEmptyQuery => {
+        "rows unread" | "rows unread then empty query" => {
             let mut rows = Box::pin(tx.query_raw(&divide, [9]).await?);
             assert!(rows.next().await.expect("a row").is_ok());
             drop(rows);
-            if let RowsUnreadThenEmptyQuery = hole {
+            if hole == "rows unread then empty query" {
                 tx.batch_execute("").await?;
             }
         }
-        TooManyRows => assert!(tx.query_one(&divide, &[&9]).await.is_err_and(|error| error.as_db_error().is_none())),
-        CopyOut => {
+        "too many rows" => {
+            assert!(tx.query_one(&divide, &[&9]).await.is_err_and(|error| error.as_db_error().is_none()));
+        }
+        "copy out" => {
             let sql = "COPY (INSERT INTO triggered VALUES (1) RETURNING id) TO STDOUT";
             let data: Vec<_> = tx.copy_out(sql).await?.try_collect().await?;
             assert_eq!(data, ["1\n"]);
         }
-        DriversClient => assert!((**tx).execute(&divide, &[&9]).await.is_err()),
-        NestedCallDropped => {
+        "drivers client" => assert!((**tx).execute(&divide, &[&9]).await.is_err()),
+        "nested call dropped" => {
             let mut call = Box::pin(lose_the_savepoint(tx));
             // Until the statements before its nap are done.
             assert!(tokio::time::timeout(std::time::Duration::from_millis(50), &mut call).await.is_err());
         }
+        _ => unreachable!("{hole}"),
     }
     Ok(())
 }
@@ -95,20 +80,20 @@ async fn ok_means_committed_whatever_went_unseen() {
     .await;
     let pool = db.pool(1);
     for hole in [
-        StatementDropped,
-        StatementForgotten,
-        ProofSentBefore,
-        RowsUnread,
-        RowsUnreadThenEmptyQuery,
-        TooManyRows,
-        CopyOut,
-        DriversClient,
-        NestedCallDropped,
+        "statement dropped",
+        "statement forgotten",
+        "proof sent before",
+        "rows unread",
+        "rows unread then empty query",
+        "too many rows",
+        "copy out",
+        "drivers client",
+        "nested call dropped",
     ] {
         let result = fail_unseen(&pool, hole).await;
-        assert!(matches!(result, Err(Error::Aborted { .. })), "{hole:?}: {result:?}");
-        assert_eq!(db.cents(1).await, 100, "{hole:?}");
-        assert_eq!(db.open_transactions().await, 0, "{hole:?}");
+        assert!(matches!(result, Err(Error::Aborted { .. })), "{hole}: {result:?}");
+        assert_eq!(db.cents(1).await, 100, "{hole}");
+        assert_eq!(db.open_transactions().await, 0, "{hole}");
     }
 }
 
