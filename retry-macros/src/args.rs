@@ -321,6 +321,8 @@ mod tests {
         for one in [
             quote!(deferrable, read_only, isolation = "chaos"),
             quote!(deferrable, read_only = 1, isolation = "serializable"),
+            quote!(deferrable = false),
+            quote!(retries = 0, retry_on = ["2350"]),
             quote!(retries = 3 +, read_only),
             quote!(retries: 3),
             quote!(isolation = read committed),

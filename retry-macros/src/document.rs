@@ -231,6 +231,7 @@ mod tests {
             (quote!(deadlock_retries = 1), " once more after losing to a concurrent transaction (deadlock,"),
             (quote!(deadlock_retries = limits::LIMIT), " up to `limits::LIMIT` times more after losing"),
             (quote!(), "up to 5 times more after losing"),
+            (quote!(retries = 1), "up to 5 times more after losing"),
             (quote!(retries = 9), "up to 9 times more after losing"),
             (quote!(retries = LIMIT), "up to 5 times more, or `LIMIT` where that is greater, after losing"),
             (quote!(retry_if = is_stale), "lock not available, what `retry_if` accepts)"),

@@ -77,8 +77,10 @@ async fn unused(_: &Transaction<'_>) -> Outcome<u32> {
 async fn attributes(
     #[expect(unused_variables)] tx: &Transaction<'_>,
     #[expect(unused_variables)] id: i64,
+    mut count: u32,
 ) -> Outcome<u32> {
-    Ok(1)
+    count += 1;
+    Ok(count)
 }
 
 /// What should fire in a body still does, at its line: an expectation that is not met would be a warning.
@@ -227,7 +229,7 @@ fn every_form_is_clean() {
         lints_in_the_body(pool).await?;
         braces(pool).await?;
         unused(pool).await?;
-        attributes(pool, 1).await?;
+        attributes(pool, 1, 1).await?;
         unused_name(pool, 1).await?;
         diverges(pool).await?;
         loops(pool).await?;

@@ -8,11 +8,4 @@ async fn names<'t>(tx: &'t mut Transaction<'_>) -> Result<Watched<'t, RowStream>
     Ok(tx.query_raw("SELECT name FROM accounts", [0_i64; 0]).await?)
 }
 
-/// Borrows from a parameter that outlives it.
-#[transactional]
-async fn first<'a>(tx: &'a mut Transaction<'_>, names: &'a [String]) -> Result<&'a str, Error> {
-    tx.batch_execute("SELECT 1").await?;
-    Ok(&names[0])
-}
-
 fn main() {}
