@@ -285,6 +285,15 @@ mod tests {
     }
 
     #[test]
+    fn every_option_is_documented() {
+        for (page, text) in [("lib.rs", include_str!("lib.rs")), ("README.md", include_str!("../../README.md"))] {
+            for option in OPTIONS {
+                assert!(text.contains(&format!("`{option}")), "{option} is not in {page}");
+            }
+        }
+    }
+
+    #[test]
     fn all_faults_are_reported_in_one_run() {
         let faults = faults(quote! {
             retry = 1, retries = "3", retries = 4, deadlock_retries = -1, isolation = "chaos", read_only = true,

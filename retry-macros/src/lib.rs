@@ -20,7 +20,16 @@ mod value;
 
 use proc_macro::TokenStream;
 
-/// Runs an async function as a retried PostgreSQL transaction.
+// `retry-runtime` puts the rest before it; an editor shows this alone.
+/// # Options at a glance
+///
+/// - Budgets: `retries = 2`, `deadlock_retries = 5`. Retried as well: `retry_on = ["23505"]`, `retry_if = is_stale`.
+/// - The transaction: `isolation = "serializable"`, `read_only`, `deferrable`, `begin = "pipelined"`.
+/// - Back-off: `base_delay = "1ms"`, `max_delay = "50ms"`, `jitter = "full"`.
+/// - Limits: `deadline = "2s"`, `statement_timeout = "500ms"`, `lock_timeout = "20ms"`, `idle_timeout = "10s"`.
+/// - A `COMMIT` that is not answered: `unknown_commit = "resolve"`.
+/// - Hot rows: `queue_by = [from, to]`, `escalate_after = 2`.
+/// - The function: `source = &self.pool`, `name = "transfer"`, `allow_mut`, `undocumented`, `crate = ::retry_runtime`.
 #[proc_macro_attribute]
 pub fn transactional(args: TokenStream, item: TokenStream) -> TokenStream {
     expand::expand(args.into(), item.into()).into()

@@ -30,6 +30,8 @@ mod state;
 mod stream;
 mod transaction;
 
+/// Runs an async function as a retried PostgreSQL transaction.
+///
 /// # What it takes
 ///
 /// An `async fn`, free, inherent, in a trait's implementation, or provided by a trait, that returns a `Result`. Its
@@ -54,7 +56,7 @@ mod transaction;
 /// # }
 /// ```
 ///
-/// The options are listed in [the crate's documentation](crate#options).
+/// [The crate's documentation](crate#options) says what the options mean.
 ///
 /// # What it refuses
 ///
