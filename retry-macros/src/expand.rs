@@ -5,7 +5,7 @@ use quote::{ToTokens, quote, quote_spanned};
 use syn::ext::IdentExt;
 use syn::visit_mut::{self, VisitMut};
 use syn::{
-    CapturedParam, Lifetime, PatType, PathArguments, PathSegment, PreciseCapture, Signature, Type, TypePath,
+    CapturedParam, Expr, Lifetime, PatType, PathArguments, PathSegment, PreciseCapture, Signature, Type, TypePath,
     parse_quote, parse_quote_spanned,
 };
 
@@ -28,7 +28,8 @@ pub(crate) fn expand(args: TokenStream, input: TokenStream) -> TokenStream {
     });
     let function = function.unwrap_or_else(|error| {
         errors.push(error);
-        input
+        // Where an expression stands there is room for one: the error.
+        if syn::parse2::<Expr>(input.clone()).is_ok() { TokenStream::new() } else { input }
     });
     let errors = errors.into_tokens();
     quote!(#function #errors)

@@ -53,8 +53,9 @@ impl ToTokens for Item {
 
 /// Whether a function may follow: a half-typed one then gets the parser's own message.
 fn starts_function(input: ParseStream) -> bool {
+    let closure = input.peek2(Token![|]) || input.peek2(Token![move]);
     input.peek(Token![const])
-        || input.peek(Token![async])
+        || input.peek(Token![async]) && !closure
         || input.peek(Token![unsafe])
         || input.peek(Token![extern])
         || input.peek(Token![fn])

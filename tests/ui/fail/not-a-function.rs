@@ -10,4 +10,12 @@ impl Bank {
     }
 }
 
+#[transactional]
+trait Ledger {
+    async fn length(&self) -> usize;
+}
+
+#[transactional]
+mod accounts {}
+
 fn main() {}
