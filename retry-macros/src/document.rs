@@ -84,18 +84,22 @@ fn after(cause: &str, retries: &Count, args: &Args, factor: u32) -> String {
         Count::Literal(retries) => (*retries, format!("up to {retries} times more")),
         Count::Path(path) => return format!("up to {} times more after {cause}", code(path)),
     };
-    let given = |delay: &Option<Time>| match delay {
-        Some(Time::Literal { micros, .. }) => Some(Some(Duration::from_micros(*micros))),
-        Some(Time::Path(_)) => None,
-        None => Some(None),
-    };
-    let sleep = given(&args.base_delay).zip(given(&args.max_delay)).map(|(base, max)| {
-        let base = base.unwrap_or(BASE_DELAY);
-        let max = max.unwrap_or(MAX_DELAY.max(base));
+    let sleep = || {
+        let base = delay(args.base_delay.as_ref(), BASE_DELAY)?;
+        let max = delay(args.max_delay.as_ref(), MAX_DELAY.max(base))?;
         let sleep = longest_sleep(base.saturating_mul(factor), max.saturating_mul(factor), retries);
-        format!(", sleeping {} at most in all", human(sleep))
-    });
-    format!("{times} after {cause}{}", sleep.unwrap_or_default())
+        Some(format!(", sleeping {} at most in all", human(sleep)))
+    };
+    format!("{times} after {cause}{}", sleep().unwrap_or_default())
+}
+
+/// A delay whose length is known here.
+fn delay(time: Option<&Time>, default: Duration) -> Option<Duration> {
+    match time {
+        None => Some(default),
+        Some(Time::Literal { micros, .. }) => Some(Duration::from_micros(*micros)),
+        Some(Time::Path(_)) => None,
+    }
 }
 
 /// A path as it is written.

@@ -33,16 +33,14 @@ pub(crate) struct Cloned {
 
 /// Refuses a second attribute, and tests, which nobody calls with a source.
 pub(crate) fn attributes(attrs: &mut Vec<Attribute>, errors: &mut Errors) {
-    let is_test = |attr: &Attribute| attr.path().segments.last().is_some_and(|name| name.ident == "test");
-    if let Some(test) = attrs.iter().position(is_test) {
-        errors.at(
-            attrs.remove(test),
-            "a test has no caller that passes a source; call a `#[transactional]` function from the test",
-        );
-    }
-    let is_ours = |attr: &Attribute| attr.path().segments.last().is_some_and(|name| name.ident == "transactional");
-    if let Some(second) = attrs.iter().position(is_ours) {
-        errors.at(attrs.remove(second), "`#[transactional]` given more than once");
+    for (name, message) in [
+        ("test", "a test has no caller that passes a source; call a `#[transactional]` function from the test"),
+        ("transactional", "`#[transactional]` given more than once"),
+    ] {
+        let is_named = |attr: &Attribute| attr.path().segments.last().is_some_and(|last| last.ident == name);
+        if let Some(index) = attrs.iter().position(is_named) {
+            errors.at(attrs.remove(index), message);
+        }
     }
 }
 
