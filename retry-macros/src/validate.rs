@@ -1,6 +1,6 @@
 //! The rules that a function must keep to be run as a retried transaction.
 
-use proc_macro2::Ident;
+use proc_macro2::{Ident, Span};
 use syn::visit_mut::{self, VisitMut};
 use syn::{
     Attribute, FnArg, Lifetime, PatIdent, PatType, Receiver, ReceiverKind, ReturnType, Signature, Token, Type,
@@ -72,13 +72,13 @@ pub(crate) fn shape(sig: &mut Signature, args: &Args, errors: &mut Errors) -> Op
         errors.at(variadic, "`#[transactional]` cannot be used on a variadic function");
     }
     sig.asyncness.get_or_insert_with(Default::default);
-    let output = output(sig);
+    let mut output = output(sig);
 
     let mut sig = sig.clone();
     let tx = take_transaction(&mut sig, errors)?;
     if let Some(lifetime) = borrowed(&sig, &tx, &output) {
-        errors.at(lifetime, "the transaction ends before its function returns; return what does not borrow from it");
-        return None;
+        let message = "the transaction ends before its function returns; return what does not borrow from it";
+        output = refuse_output(&mut sig, lifetime.span(), message);
     }
     let mut cloned = Vec::new();
     for input in &mut sig.inputs {
@@ -105,46 +105,51 @@ fn is_boxed(sig: &Signature) -> bool {
     sig.generics.lifetimes().any(|param| param.lifetime.ident == "async_trait")
 }
 
-/// The type that the function returns. Where it states none, that is an error in a type's place: rustc then has
-/// nothing to say about the body and the callers.
+/// The type that the function returns.
 fn output(sig: &mut Signature) -> Type {
     if let ReturnType::Type(_, output) = &sig.output {
         return (**output).clone();
     }
     let message = "`#[transactional]` needs a function that returns a `Result`; add `-> Result<(), E>`";
-    let output: Type = parse_quote_spanned! {sig.ident.span()=>
-        [(); { ::core::compile_error! { #message } }]
-    };
+    refuse_output(sig, sig.ident.span(), message)
+}
+
+/// Puts an error into the return type: rustc then has nothing to say about the body and the callers.
+fn refuse_output(sig: &mut Signature, span: Span, message: &str) -> Type {
+    let stated = if let ReturnType::Type(_, output) = &sig.output { Some(output) } else { None };
+    let output: Type = parse_quote_spanned!(span=> ([(); { ::core::compile_error! { #message } }], #stated));
     sig.output = parse_quote!(-> #output);
     output
 }
 
 /// Takes the first parameter after `self` out of the signature: it is the transaction.
 fn take_transaction(sig: &mut Signature, errors: &mut Errors) -> Option<PatType> {
-    let index = usize::from(sig.receiver().is_some());
+    let first = usize::from(sig.receiver().is_some());
     let mut inputs: Vec<FnArg> = std::mem::take(&mut sig.inputs).into_iter().collect();
-    if inputs.len() == index {
+    if inputs.len() == first {
         errors.at(&sig.ident, TRANSACTION);
         return None;
     }
-    let FnArg::Typed(tx) = inputs.remove(index) else { return None };
-    let later = inputs.iter().find(|input| matches!(input, FnArg::Typed(param) if names_transaction(&param.ty)));
-    match (later, referent(&tx.ty)) {
-        (Some(FnArg::Typed(later)), _) if !names_transaction(&tx.ty) => {
-            errors.at(&later.ty, "the transaction comes first; move it before the other parameters");
-        }
-        (_, None | Some(Type::ImplTrait(_))) => errors.at(&tx.ty, TRANSACTION),
-        _ => {
-            sig.inputs = inputs.into_iter().collect();
-            return Some(tx);
-        }
+    let lends = |input: &FnArg| matches!(input, FnArg::Typed(param) if referent(&param.ty).is_some_and(is_transaction));
+    let index = inputs.iter().position(lends).unwrap_or(first);
+    let FnArg::Typed(mut tx) = inputs.remove(index) else { return None };
+    if index > first {
+        errors.at(&tx.ty, "the transaction comes first; move it before the other parameters");
+    } else if is_transaction(&tx.ty) {
+        errors.at(&tx.ty, TRANSACTION);
+        let owned = tx.ty;
+        tx.ty = parse_quote!(&mut #owned);
+    } else if !matches!(referent(&tx.ty), Some(ty) if !matches!(ty, Type::ImplTrait(_))) {
+        errors.at(&tx.ty, TRANSACTION);
+        return None;
     }
-    None
+    sig.inputs = inputs.into_iter().collect();
+    Some(tx)
 }
 
-/// Whether this is a reference to what is called `Transaction`.
-fn names_transaction(ty: &Type) -> bool {
-    let Some(Type::Path(TypePath { path, .. })) = referent(ty) else { return false };
+/// Whether this is what is called `Transaction`.
+fn is_transaction(ty: &Type) -> bool {
+    let Type::Path(TypePath { path, .. }) = strip(ty) else { return false };
     path.segments.last().is_some_and(|segment| segment.ident == "Transaction")
 }
 

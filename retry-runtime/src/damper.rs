@@ -132,8 +132,9 @@ mod tests {
         Lap { began, commits: damper.commits.load(Ordering::Relaxed).wrapping_sub(commits), alone }
     }
 
-    fn secs(time: Option<Duration>) -> Option<u64> {
-        time.map(|time| time.as_secs())
+    /// Whether that is so many seconds. On a busy machine, more time has passed than a test made pass.
+    fn about(time: Option<Duration>, secs: f64) -> bool {
+        time.is_some_and(|time| (secs..secs * 1.4).contains(&time.as_secs_f64()))
     }
 
     /// Makes the time pass after which it was to open.
@@ -148,7 +149,7 @@ mod tests {
         damper.committed(lap(&damper, 10, 0, false));
         assert_eq!(damper.deadlocked(lap(&damper, 1_000, 101, false)), None, "a hundred could have been committed");
         assert_eq!(damper.shut_for(), None);
-        assert_eq!(secs(damper.deadlocked(lap(&damper, 1_000, 90, false))), Some(2));
+        assert!(about(damper.deadlocked(lap(&damper, 1_000, 90, false)), 2.0));
         assert!(damper.shut_for().is_some());
         pass(&damper, 0);
         assert_eq!(damper.shut_for(), None);
@@ -196,24 +197,25 @@ mod tests {
     #[test]
     fn it_shuts_for_longer_where_it_soon_comes_to_it_again() {
         let damper = Damper::new();
-        let mut times = Vec::new();
-        for _ in 0..7 {
-            times.push(secs(damper.deadlocked(lap(&damper, 1_000, 0, false))).expect("no commits at all"));
+        for secs in [2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 64.0] {
+            let time = damper.deadlocked(lap(&damper, 1_000, 0, false));
+            assert!(about(time, secs), "no commits at all, and shut for {time:?}, not {secs} s");
             pass(&damper, 0);
         }
-        assert_eq!(times, [2, 4, 8, 16, 32, 64, 64]);
-        pass(&damper, 64 + 3);
-        assert_eq!(secs(damper.deadlocked(lap(&damper, 1_000, 0, false))), Some(2), "it went well for a while");
+        pass(&damper, 100);
+        assert!(about(damper.deadlocked(lap(&damper, 1_000, 0, false)), 2.0), "it went well for a while");
     }
 
     #[test]
     fn it_stays_shut_until_the_calls_from_before_are_through() {
         let damper = Damper::new();
         assert!(damper.deadlocked(lap(&damper, 1_000, 0, false)).is_some());
-        damper.plan().until = Some(Instant::now() + Duration::from_millis(500));
+        let until = Some(Instant::now() + Duration::from_secs(60));
+        damper.plan().until = until;
         assert_eq!(damper.deadlocked(lap(&damper, 1_000, 0, true)), None);
-        assert_eq!(secs(damper.shut_for()), Some(0), "one that ran alone met somebody else");
+        assert_eq!(damper.plan().until, until, "one that ran alone met somebody else");
         assert_eq!(damper.deadlocked(lap(&damper, 1_000, 0, false)), None);
-        assert_eq!(secs(damper.shut_for()), Some(1));
+        assert!(damper.plan().until < until, "by now, it is another two seconds");
+        assert!(damper.shut_for().is_some());
     }
 }

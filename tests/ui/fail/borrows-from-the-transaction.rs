@@ -8,4 +8,8 @@ async fn names<'t>(tx: &'t mut Transaction<'_>) -> Result<Watched<'t, RowStream>
     Ok(tx.query_raw("SELECT name FROM accounts", [0_i64; 0]).await?)
 }
 
+async fn call(pool: &deadpool_postgres::Pool) -> Result<(), Error> {
+    names(pool).await.map(drop)
+}
+
 fn main() {}

@@ -6,4 +6,8 @@ async fn touch(id: &i64, tx: &mut Transaction<'_>) -> Result<(), Error> {
     Ok(())
 }
 
+async fn call(pool: &deadpool_postgres::Pool) -> Result<(), Error> {
+    touch(pool, &1).await
+}
+
 fn main() {}
