@@ -21,10 +21,12 @@ pub(crate) fn expand(args: TokenStream, input: TokenStream) -> TokenStream {
     let args = Args::parse(args, &mut errors);
     let function = syn::parse2::<Item>(input.clone()).map(|mut item| {
         validate::attributes(&mut item.attrs, &mut errors);
-        match validate::shape(&mut item.sig, &args, &mut errors) {
+        let function = match validate::shape(&mut item.sig, &args, &mut errors) {
             Some(shape) => function(&args, &item, shape),
-            None => item.into_token_stream(),
-        }
+            None => item.to_token_stream(),
+        };
+        // That the program's own must not be async is the lesser fault.
+        if validate::is_main(&item.sig) { quote!(fn main() { #[allow(dead_code)] #function }) } else { function }
     });
     let function = function.unwrap_or_else(|error| {
         errors.push(error);

@@ -62,7 +62,7 @@ pub(crate) fn shape(sig: &mut Signature, args: &Args, errors: &mut Errors) -> Op
     } else if sig.asyncness.is_none() {
         errors.at(sig.fn_token, "`#[transactional]` needs an `async fn`; add `async`");
     }
-    if sig.ident == "main" {
+    if is_main(sig) {
         errors.at(&sig.ident, "`main` has no caller that passes a source; call a `#[transactional]` function from it");
     }
     if let Some(abi) = sig.abi.take_if(|abi| abi.name.as_ref().is_none_or(|name| name.value() != "Rust")) {
@@ -92,6 +92,11 @@ pub(crate) fn shape(sig: &mut Signature, args: &Args, errors: &mut Errors) -> Op
         }
     }
     Some(Shape { sig, tx, output, cloned })
+}
+
+/// Whether this is where a program begins.
+pub(crate) fn is_main(sig: &Signature) -> bool {
+    sig.ident == "main" && sig.receiver().is_none()
 }
 
 /// Whether this is an async function written out.

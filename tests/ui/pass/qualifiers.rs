@@ -34,6 +34,15 @@ pub mod bank {
             Ok(())
         }
 
+        pub struct Branch;
+
+        impl Branch {
+            #[transactional]
+            pub async fn main(&self, _: &Transaction<'_>) -> Result<(), Error> {
+                Ok(())
+            }
+        }
+
         #[cfg(any())]
         #[transactional]
         async fn gone(_: &Missing) -> Result<(), Missing> {}
@@ -42,6 +51,7 @@ pub mod bank {
     #[allow(deprecated)]
     pub async fn all(pool: &deadpool_postgres::Pool) -> Result<u32, retry_runtime::Error> {
         accounts::exported(pool).await?;
+        accounts::Branch.main(pool).await?;
         unsafe { accounts::peek(pool, &1).await? };
         accounts::touch(pool, 1).await
     }
