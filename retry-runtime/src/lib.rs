@@ -3,6 +3,7 @@
 #[doc(hidden)]
 #[path = "private.rs"]
 pub mod __private;
+mod absent;
 mod answer;
 mod backoff;
 mod begin;
@@ -77,6 +78,7 @@ mod transaction;
 /// | `retry_on` with 40001, 40P01, 55P03, 55006 or 25P02 | the first four are retried anyway, the last one only says that something failed before |
 /// | `unknown_commit = "resolve"` or `"token"` with `read_only` | there is no outcome to look up |
 /// | an error that is not made from [`Error`], a key of `queue_by` that cannot be hashed | the runtime has to return its errors, and to tell keys apart |
+/// | `commit()`, `rollback()`, `transaction()` or `savepoint()` in the body | the retry loop ends the transaction, and a savepoint is a nested call |
 /// | a result that borrows from the transaction | that ends before the function returns |
 /// | a call with anything but `&pool`, `&mut client` or `&mut *tx` | no transaction can begin on it |
 ///

@@ -14,8 +14,8 @@ use crate::transaction::Transaction;
 
 /// What the body can take its transaction as.
 #[diagnostic::on_unimplemented(
-    message = "the first parameter is the transaction; write `tx: &mut Transaction<'_>`",
-    label = "not a transaction"
+    message = "the first parameter is the transaction; write `tx: &mut retry_runtime::Transaction<'_>`",
+    label = "not a `retry_runtime::Transaction`"
 )]
 pub trait Lend<'t, 'a> {
     /// The attempt's transaction, for as long as the body runs.

@@ -83,7 +83,7 @@ impl Transaction<'_> {
             state.record(Failure { lost: false, ..failure });
         }
         let end = match (ok, self.savepoint.is_some()) {
-            (true, false) => self.commit().await,
+            (true, false) => self.commit_or_abort().await,
             (false, false) => self.roll_back(seen.retry_if).await,
             (true, true) => self.release().await,
             (false, true) => self.roll_back_savepoint().await,
@@ -93,7 +93,7 @@ impl Transaction<'_> {
         end
     }
 
-    async fn commit(&mut self) -> End {
+    async fn commit_or_abort(&mut self) -> End {
         let state = self.handle.state;
         let stands_against = |failure: &Failure| failure.class.is_conflict() || failure.lost;
         if state.failure().as_ref().is_some_and(stands_against) {

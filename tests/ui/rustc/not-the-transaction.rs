@@ -13,4 +13,9 @@ async fn by_mut(client: &mut Client) -> Result<(), Error> {
     Ok(client.batch_execute("SELECT 1").await?)
 }
 
+#[transactional]
+async fn the_drivers(tx: &mut tokio_postgres::Transaction<'_>) -> Result<(), Error> {
+    Ok(tx.batch_execute("SELECT 1").await?)
+}
+
 fn main() {}

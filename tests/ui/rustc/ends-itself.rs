@@ -1,0 +1,26 @@
+//! What one calls on a transaction of tokio-postgres is not the body's to call.
+
+use retry_runtime::{Transaction, transactional};
+
+#[transactional]
+async fn commit(tx: &mut Transaction<'_>) -> anyhow::Result<()> {
+    tx.batch_execute("SELECT 1").await?;
+    tx.commit().await?;
+    Ok(())
+}
+
+#[transactional]
+async fn rollback(tx: &Transaction<'_>) -> anyhow::Result<()> {
+    tx.rollback().await?;
+    Ok(())
+}
+
+#[transactional]
+async fn begin(tx: &mut Transaction<'_>) -> anyhow::Result<()> {
+    let inner = tx.transaction().await?;
+    inner.batch_execute("SELECT 1").await?;
+    let _ = inner.savepoint("inner").await?;
+    Ok(())
+}
+
+fn main() {}
