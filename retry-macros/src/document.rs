@@ -20,11 +20,13 @@ pub(crate) fn section(args: &Args, item: &Item) -> Option<TokenStream> {
     }
     let (conflicts, surroundings) = (conflicts(args), surroundings(args));
     let deadline = args.deadline.as_ref().map(|limit| format!("A call ends within {}. ", duration(limit)));
+    let queue = args.queue_by.as_ref().map(|_| "Calls with a key in common wait for each other. ");
     let text = format!(
         "\n# Transaction\n\nRuns as {}, and again where that fails:\n\n- {conflicts};\n- {surroundings}.\n\n\
-         {}In an open transaction it is a savepoint, and the outermost call does the retrying.",
+         {}{}In an open transaction it is a savepoint, and the outermost call does the retrying.",
         transaction(args),
         deadline.unwrap_or_default(),
+        queue.unwrap_or_default(),
     );
     Some(quote!(#[doc = #text]))
 }
@@ -246,12 +248,13 @@ mod tests {
             (quote!(retry_on = ["23505", "23P01"]), "no free connection, 23505, 23P01)"),
             (quote!(retries = LIMIT), "up to `LIMIT` times more after a failure of the surroundings"),
             (quote!(deadline = "1500ms"), "A call ends within 1.5 s. In"),
+            (quote!(queue_by = id), "Calls with a key in common wait for each other."),
             (quote!(deadline = LIMIT), "A call ends within `LIMIT`."),
         ] {
             let (options, section) = (args.to_string(), of(args));
             assert!(section.contains(says), "{options}: {section}");
         }
-        assert!(!of(quote!()).contains("ends within"));
+        assert!(of(quote!()).contains(" in all.  In an open transaction"));
     }
 
     #[test]
