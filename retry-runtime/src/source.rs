@@ -20,6 +20,22 @@ pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
 /// - a `&mut` [`Client`]: every attempt runs on it, and a lost connection ends the call;
 /// - a `&mut` [`Transaction`]: the call becomes a savepoint of it, and the outermost call does the retrying.
 ///
+/// A type of one's own that holds a pool can be passed as well:
+///
+/// ```
+/// use retry_runtime::{Pool, Source};
+///
+/// struct App<P> {
+///     pool: P,
+/// }
+///
+/// impl<'a, P: Pool> From<&'a App<P>> for Source<'a> {
+///     fn from(app: &'a App<P>) -> Self {
+///         Source::from(&app.pool)
+///     }
+/// }
+/// ```
+///
 /// Where a call that is not nested finds its connection inside a transaction that somebody left open, that transaction
 /// is rolled back and the call's own begun, with a warning event.
 pub struct Source<'a>(pub(crate) Kind<'a>);
