@@ -20,7 +20,7 @@ pub(crate) fn expand(args: TokenStream, input: TokenStream) -> TokenStream {
     let mut errors = Errors::default();
     let args = Args::parse(args, &mut errors);
     let function = syn::parse2::<Item>(input.clone()).map(|mut item| {
-        validate::attributes(&mut item.attrs, &mut errors);
+        validate::attributes(&mut item, &mut errors);
         let function = match validate::shape(&mut item.sig, &args, &mut errors) {
             Some(shape) => function(&args, &item, shape),
             None => item.to_token_stream(),

@@ -9,6 +9,7 @@ use syn::{
 
 use crate::args::Args;
 use crate::error::Errors;
+use crate::item::Item;
 
 const TRANSACTION: &str = "the first parameter is the transaction; write `tx: &mut Transaction<'_>`";
 
@@ -32,15 +33,18 @@ pub(crate) struct Cloned {
 }
 
 /// Refuses a second attribute, and tests, which nobody calls with a source.
-pub(crate) fn attributes(attrs: &mut Vec<Attribute>, errors: &mut Errors) {
-    for (name, message) in [
-        ("test", "a test has no caller that passes a source; call a `#[transactional]` function from the test"),
-        ("transactional", "`#[transactional]` given more than once"),
-    ] {
+pub(crate) fn attributes(item: &mut Item, errors: &mut Errors) {
+    let mut refuse = |name: &str, message: &str| {
         let is_named = |attr: &Attribute| attr.path().segments.last().is_some_and(|last| last.ident == name);
-        if let Some(index) = attrs.iter().position(is_named) {
-            errors.at(attrs.remove(index), message);
-        }
+        let index = item.attrs.iter().position(is_named)?;
+        errors.at(item.attrs.remove(index), message);
+        Some(())
+    };
+    refuse("transactional", "`#[transactional]` given more than once");
+    let test = "a test has no caller that passes a source; call a `#[transactional]` function from the test";
+    if refuse("test", test).is_some() {
+        // `#[tokio::test]` may have taken it.
+        item.sig.asyncness.get_or_insert_with(Default::default);
     }
 }
 
@@ -254,5 +258,28 @@ impl VisitMut for Bindings<'_> {
             self.cloned.push(Cloned { attrs: self.attrs.to_vec(), mutability, ident: binding.ident.clone() });
         }
         visit_mut::visit_pat_ident_mut(self, binding);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use quote::quote;
+
+    use super::*;
+
+    #[test]
+    fn a_test_that_tokio_has_rewritten_is_only_a_test() {
+        let mut item: Item = syn::parse2(quote! {
+            #[::core::prelude::v1::test]
+            fn touches(tx: &mut Transaction<'_>) -> Result<(), Error> {
+                runtime.block_on(async { tx.batch_execute("SELECT 1").await })
+            }
+        })
+        .expect("a function");
+        let mut errors = Errors::default();
+        attributes(&mut item, &mut errors);
+        assert!(shape(&mut item.sig, &Args::default(), &mut errors).is_some());
+        assert!(item.attrs.is_empty());
+        assert_eq!(errors.messages().len(), 1);
     }
 }
