@@ -82,6 +82,12 @@ mod transaction;
 /// | a result that borrows from the transaction | that ends before the function returns |
 /// | a call with anything but `&pool`, `&mut client` or `&mut *tx` | no transaction can begin on it |
 ///
+/// # Other attributes
+///
+/// They stay on the function. One that rewrites the body, such as `#[tracing::instrument]`, goes below
+/// `#[transactional]`, with `skip_all` or `skip(source)`: then its span is the whole call's, attempts and sleeps included.
+/// Above, it would rewrite what each attempt runs, and move the parameters into it.
+///
 /// # What it adds to the documentation
 ///
 /// A `pub` function with a doc comment gets a section at its end: isolation, what is retried and how often, and for how

@@ -9,8 +9,10 @@ use tracing::field::{Field, Visit};
 use tracing::{Event, Subscriber};
 use tracing_subscriber::layer::{Context, Layer, SubscriberExt};
 use tracing_subscriber::registry;
+use tracing_subscriber::registry::LookupSpan;
 
-/// An event's fields as text, its message under `message` and its level under `level`.
+/// An event's fields as text, its message under `message`, its level under `level`, and the name of the span that it is
+/// in under `span`.
 pub type Fields = BTreeMap<&'static str, String>;
 
 type Seen = Arc<Mutex<Vec<Fields>>>;
@@ -74,12 +76,13 @@ pub(crate) fn subscribe() {
 /// Hands events to whoever collects on their thread.
 struct ToThread;
 
-impl<S: Subscriber> Layer<S> for ToThread {
-    fn on_event(&self, event: &Event<'_>, _context: Context<'_, S>) {
+impl<S: Subscriber + for<'s> LookupSpan<'s>> Layer<S> for ToThread {
+    fn on_event(&self, event: &Event<'_>, context: Context<'_, S>) {
         let Some(seen) = CAPTURE.with_borrow(Clone::clone) else { return };
         if event.metadata().target() == "retry_runtime" {
             let mut fields = Fields::from([("level", event.metadata().level().to_string())]);
             event.record(&mut Text(&mut fields));
+            fields.extend(context.event_span(event).map(|span| ("span", span.name().to_owned())));
             seen.lock().unwrap_or_else(PoisonError::into_inner).push(fields);
         }
     }

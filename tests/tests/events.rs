@@ -7,6 +7,7 @@ use retry_tests::events::Events;
 use retry_tests::rival::{Rival, pid, terminate};
 
 #[transactional(isolation = "repeatable read", deadlock_retries = 1, jitter = "none", name = "lose")]
+#[tracing::instrument(name = "a span of its own", skip_all)]
 async fn lose(tx: &mut Transaction<'_>, rival: &Rival) -> Result<(), Error> {
     tx.query_one("SELECT cents FROM accounts WHERE id = 1", &[]).await?;
     rival.run("UPDATE accounts SET cents = cents + 1 WHERE id = 1").await;
@@ -28,7 +29,8 @@ async fn retries_and_give_ups_are_events() {
             assert_eq!(event.get(field).map(String::as_str), Some(*value), "{field} in {event:?}");
         }
     };
-    let common = [("function", "lose"), ("class", "serialization"), ("sqlstate", "40001")];
+    let common =
+        [("function", "lose"), ("class", "serialization"), ("sqlstate", "40001"), ("span", "a span of its own")];
     expect(&all[0], &common);
     expect(&all[0], &[("message", "retrying"), ("level", "INFO"), ("attempt", "1"), ("delay_us", "1000")]);
     expect(&all[1], &common);
