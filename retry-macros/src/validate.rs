@@ -73,7 +73,7 @@ pub(crate) fn shape(sig: &mut Signature, args: &Args, errors: &mut Errors) -> Op
         errors.at(abi, "`#[transactional]` cannot be used on an `extern` function; remove `extern`");
     }
     if let Some(variadic) = sig.variadic.take() {
-        errors.at(variadic, "`#[transactional]` cannot be used on a variadic function");
+        errors.at(variadic, "`#[transactional]` cannot be used on a variadic function; remove the last parameter");
     }
     sig.asyncness.get_or_insert_with(Default::default);
     let mut output = output(sig);
