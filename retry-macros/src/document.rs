@@ -131,96 +131,40 @@ mod tests {
     use crate::error::Errors;
 
     /// What is added to `item`'s documentation, without its line breaks.
-    fn added(args: TokenStream, item: TokenStream) -> Option<String> {
+    fn added(args: TokenStream, item: &str) -> Option<String> {
         let args = Args::parse(args, &mut Errors::default());
-        let item = syn::parse2(item).expect("a function");
+        let item = syn::parse_str(item).expect("a function");
         section(&args, &item).map(|section| section.to_string().replace("\\n", " "))
     }
 
     fn of(args: TokenStream) -> String {
-        added(
-            args,
-            quote!(
-                #[doc = "."]
-                pub async fn f() {}
-            ),
-        )
-        .expect("a documented public function")
+        added(args, "/** . */ pub async fn f() {}").expect("a documented public function")
     }
 
     #[test]
     fn only_what_is_public_and_documented() {
-        let none = TokenStream::new;
-        assert!(
-            added(
-                none(),
-                quote!(
-                    #[doc = "."]
-                    pub async fn f() {}
-                )
-            )
-            .is_some()
-        );
-        assert!(
-            added(
-                none(),
-                quote!(
-                    #[doc = "."]
-                    pub(crate) async fn f() {}
-                )
-            )
-            .is_some()
-        );
-        assert_eq!(
-            added(
-                none(),
-                quote!(
-                    #[doc = "."]
-                    async fn f() {}
-                )
-            ),
-            None
-        );
-        assert_eq!(
-            added(
-                none(),
-                quote!(
-                    #[must_use]
-                    pub async fn f() {}
-                )
-            ),
-            None
-        );
-        assert_eq!(
-            added(
-                none(),
-                quote!(
-                    #[doc(hidden)]
-                    pub async fn f() {}
-                )
-            ),
-            None
-        );
-        assert_eq!(
-            added(
-                quote!(undocumented),
-                quote!(
-                    #[doc = "."]
-                    pub async fn f() {}
-                )
-            ),
-            None
-        );
-        assert_eq!(
-            added(
-                quote!(retries = "3"),
-                quote!(
-                    #[doc = "."]
-                    pub async fn f() {}
-                )
-            ),
-            None
-        );
+        for (args, item, is_added) in [
+            (quote!(), "/** . */ pub async fn f() {}", true),
+            (quote!(), "/** . */ pub(crate) async fn f() {}", true),
+            (quote!(), "/** . */ async fn f() {}", false),
+            (quote!(), "#[must_use] pub async fn f() {}", false),
+            (quote!(), "#[doc(hidden)] pub async fn f() {}", false),
+            (quote!(undocumented), "/** . */ pub async fn f() {}", false),
+            (quote!(retries = "3"), "/** . */ pub async fn f() {}", false),
+        ] {
+            let options = args.to_string();
+            assert_eq!(added(args, item).is_some(), is_added, "{options}: {item}");
+        }
+    }
+
+    #[test]
+    fn the_example_of_the_documentation_is_what_is_added() {
+        let page = include_str!("../../retry-runtime/src/lib.rs");
+        let shown: Vec<&str> = page.lines().filter_map(|line| line.strip_prefix("/// >")).collect();
+        let section = of(quote!(retries = 5, deadlock_retries = 5, isolation = "serializable"));
+        let (_, text) = section.split_once("# Transaction").expect("a heading");
+        let words = |text: &str| text.replace(['>', '"', ']'], "").split_whitespace().collect::<Vec<_>>().join(" ");
+        assert_eq!(words(&shown.join(" ")), words(text));
     }
 
     #[test]

@@ -46,7 +46,7 @@ pub(crate) fn expand(args: TokenStream, input: TokenStream) -> TokenStream {
 //         loop {
 //             let ended = match run.begin().await {
 //                 Ok(mut tx) => {
-//                     let outcome = { let tx = lend(&mut tx); async { body }.await };
+//                     let outcome = async { let tx = lend(&mut tx); body }.await;
 //                     Ok(tx.settle(outcome).await)
 //                 }
 //                 Err(error) => Err(error),
