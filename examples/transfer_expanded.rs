@@ -71,7 +71,7 @@ async fn transfer(
                 // No more than itself: a return type that is no `Result` is reported here, once.
                 let __outcome = ::retry_runtime::__private::Outcome::into_result(__outcome);
                 // The database's failure, if there is one in the error's chain of sources.
-                let __seen = ::retry_runtime::__private::seen!(&__outcome);
+                let __seen = ::retry_runtime::__private::seen!(__tx, &__outcome);
                 // Sends COMMIT, or ROLLBACK.
                 ::core::result::Result::Ok(__tx.settle(__outcome, __seen).await)
             }

@@ -138,7 +138,7 @@ fn function(args: &Args, item: &Item, shape: Shape) -> TokenStream {
                     #[allow(unused_braces)]
                     let #outcome: #output = #outcome_of;
                     let #outcome = #into_result;
-                    let __seen = #private::seen!(&#outcome #(, #retry_if)*);
+                    let __seen = #private::seen!(__tx, &#outcome #(, #retry_if)*);
                     ::core::result::Result::Ok(#settle)
                 }
                 ::core::result::Result::Err(__error) => ::core::result::Result::Err(__error),

@@ -8,7 +8,11 @@ use futures_core::Stream;
 use tokio_postgres::{Client, Error as PgError, SimpleQueryMessage, SimpleQueryRow, SimpleQueryStream};
 
 /// The answer to a message of simple statements that has been sent.
-pub(crate) struct Answer(Pin<Box<SimpleQueryStream>>);
+pub(crate) struct Answer {
+    stream: Pin<Box<SimpleQueryStream>>,
+    /// How many of the statements have succeeded.
+    completed: u32,
+}
 
 impl Answer {
     /// Sends statements. A future of tokio-postgres sends its message when first polled, and this one waits for
@@ -16,7 +20,7 @@ impl Answer {
     pub(crate) fn send(client: &Client, sql: &str) -> Result<Self, PgError> {
         let sent = pin!(client.simple_query_raw(sql));
         match sent.poll(&mut Context::from_waker(Waker::noop())) {
-            Poll::Ready(stream) => Ok(Self(Box::pin(stream?))),
+            Poll::Ready(stream) => Ok(Self { stream: Box::pin(stream?), completed: 0 }),
             Poll::Pending => unreachable!("a simple query is sent without waiting"),
         }
     }
@@ -24,6 +28,11 @@ impl Answer {
     /// Waits for the end of the answer, or its first error. Dropped, the wait can be taken up again.
     pub(crate) async fn end(&mut self) -> Result<(), PgError> {
         poll_fn(|cx| self.poll_end(cx)).await
+    }
+
+    /// How many of the statements have succeeded so far.
+    pub(crate) fn completed(&self) -> u32 {
+        self.completed
     }
 
     pub(crate) fn poll_end(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), PgError>> {
@@ -35,9 +44,10 @@ impl Answer {
 
     /// Reads up to the next row. `None`: the answer is at its end.
     pub(crate) fn poll_row(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<SimpleQueryRow, PgError>>> {
-        while let Some(message) = ready!(self.0.as_mut().poll_next(cx)) {
+        while let Some(message) = ready!(self.stream.as_mut().poll_next(cx)) {
             match message {
                 Ok(SimpleQueryMessage::Row(row)) => return Poll::Ready(Some(Ok(row))),
+                Ok(SimpleQueryMessage::CommandComplete(_)) => self.completed += 1,
                 Ok(_) => {}
                 Err(error) => return Poll::Ready(Some(Err(error))),
             }

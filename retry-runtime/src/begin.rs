@@ -112,9 +112,11 @@ pub(crate) async fn savepoint<'a>(parent: Handle<'a>, inner: &'static Site) -> R
         return Err(Refused::new(error, None, None));
     }
     let handle = Handle { depth: parent.depth + 1, ..parent };
+    // Dropped in this wait, there is no savepoint to roll back to.
+    poll_fn(|cx| handle.state.poll_may_send(cx)).await;
     let mark = Mark { seen: handle.state.seen(), hooks: handle.state.with_hooks(|hooks| hooks.len()) };
     let mut tx = Transaction { handle, savepoint: Some(mark), ended: false };
-    match tx.batch_execute(&format!("SAVEPOINT {}", Savepoint(handle.depth))).await {
+    match handle.execute(&format!("SAVEPOINT {}", Savepoint(handle.depth))).await {
         Ok(()) => Ok(tx),
         Err(error) => {
             // There is no savepoint to roll back to.

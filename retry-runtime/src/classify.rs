@@ -55,7 +55,7 @@ pub fn classify(error: &(dyn StdError + 'static)) -> Option<Class> {
 
 /// A failure as the loop needs to know it. It outlives the error, which belongs to the body.
 #[derive(Clone, Debug)]
-pub struct Failure {
+pub(crate) struct Failure {
     pub(crate) class: Class,
     /// Whether the session can no longer be used.
     pub(crate) lost: bool,
@@ -78,7 +78,10 @@ impl Failure {
             match error.downcast_ref::<Error>() {
                 Some(Error::CommitUnknown { .. }) => return Some(Self::lost(Class::CommitUnknown)),
                 Some(
-                    Error::Aborted { source: None } | Error::NestedIsolation { .. } | Error::DeadlineExceeded { .. },
+                    Error::Aborted { source: None }
+                    | Error::EndedByBody
+                    | Error::NestedIsolation { .. }
+                    | Error::DeadlineExceeded { .. },
                 ) => return Some(Self::kept(Class::Fatal)),
                 Some(Error::Pool(_)) => from_pool = true,
                 _ => {}
@@ -135,6 +138,11 @@ impl Failure {
         Self { class, lost: false, db: None }
     }
 
+    /// The server's error, as the source of another one.
+    pub(crate) fn to_source(&self) -> Option<Box<dyn StdError + Send + Sync>> {
+        self.db.clone().map(|db| db as _)
+    }
+
     /// The SQLSTATE, where the server sent one.
     pub(crate) fn code(&self) -> Option<&str> {
         self.db.as_ref().map(|db| db.code().code())
@@ -163,6 +171,18 @@ impl Failure {
     pub(crate) fn is_unsupported(&self) -> bool {
         let codes = [&SqlState::UNDEFINED_FUNCTION, &SqlState::UNDEFINED_TABLE, &SqlState::INSUFFICIENT_PRIVILEGE];
         codes.into_iter().any(|code| self.has_code(code))
+    }
+
+    /// Whether this says that no transaction is open (25P01).
+    pub(crate) fn is_no_transaction(&self) -> bool {
+        self.has_code(&SqlState::NO_ACTIVE_SQL_TRANSACTION)
+    }
+
+    /// Whether this answer to `COMMIT` came from `COMMIT` itself, and so ended the transaction. A cancel or a conflict
+    /// with a standby's recovery may have hit before it began; the transaction is then still open.
+    pub(crate) fn is_of_commit(&self) -> bool {
+        let Some(routine) = self.db.as_ref().and_then(|db| db.routine()) else { return false };
+        !routine.starts_with("ProcessInterrupts") && !routine.starts_with("ProcessRecoveryConflict")
     }
 
     /// Whether a cancel request, or a timeout of the server, hit the statement.

@@ -36,12 +36,17 @@ impl Deadline {
     /// Three quarters of what is left.
     pub(crate) fn most(self) -> Self {
         let now = Instant::now();
-        Self(self.0.map(|deadline| now + deadline.saturating_duration_since(now) * 3 / 4))
+        Self(self.0.map(|deadline| now + deadline.saturating_duration_since(now) / 4 * 3))
     }
 
     /// Drops `work` where it is not done in time.
     pub(crate) fn bound<F: Future>(self, work: F) -> Bounded<F> {
         Bounded { work, limit: self.0.map(sleep_until) }
+    }
+
+    /// Whether it is too late to begin anything.
+    pub(crate) fn has_passed(self) -> bool {
+        self.0.is_some_and(|deadline| Instant::now() >= deadline)
     }
 
     /// Whether a sleep of this length ends in time.

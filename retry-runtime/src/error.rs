@@ -20,21 +20,25 @@ pub enum Error {
     Postgres(tokio_postgres::Error),
     /// No connection could be had: the pool is closed, or had none free in time.
     Pool(Box<dyn StdError + Send + Sync>),
-    /// The body returned `Ok`, but a statement of it had failed and the server had aborted the transaction.
-    /// Everything is rolled back.
+    /// A statement of the body had failed, so the server had aborted the transaction. The body returned `Ok` all the
+    /// same, or only the symptom: "current transaction is aborted" (25P02). Everything is rolled back.
     #[non_exhaustive]
     Aborted {
         /// The first failure in the transaction, where the runtime saw it.
         source: Option<Box<DbError>>,
     },
-    /// The connection was lost while `COMMIT` was on its way: the transaction may be committed, or not.
+    /// The body ended the transaction itself, with `COMMIT`, `ROLLBACK` or `PREPARE TRANSACTION`. If it committed, what
+    /// it wrote until then is committed; whatever it wrote afterwards is too, statement by statement.
+    EndedByBody,
+    /// The reply to a `COMMIT` was lost, of this attempt or of an earlier one: its transaction may be committed, or not.
     #[non_exhaustive]
     CommitUnknown {
         /// By what [`resolve`](crate::resolve()) may find out later: known with `unknown_commit = "resolve"` and
         /// `"token"`.
         identity: Option<Box<Identity>>,
-        /// What was seen instead of the answer. `None`: nothing, until the deadline.
-        source: Option<tokio_postgres::Error>,
+        /// The error received instead of a reply, or the failure of a later attempt. `None` if the deadline passed
+        /// first.
+        source: Option<Box<dyn StdError + Send + Sync>>,
     },
     /// The call's `deadline` has passed, or the next retry would have slept past it. Nothing is committed.
     #[non_exhaustive]
@@ -100,7 +104,7 @@ impl Error {
         Self::DeadlineExceeded { phase, source: None }
     }
 
-    /// The body returned `Ok` in a transaction that `failure` had aborted.
+    /// The body went on in a transaction that `failure` had aborted.
     pub(crate) fn aborted(failure: Option<&Failure>) -> Self {
         Self::Aborted { source: failure.and_then(|failure| failure.db.clone()) }
     }
@@ -112,6 +116,7 @@ impl fmt::Display for Error {
             Self::Postgres(_) => f.write_str("the transaction failed"),
             Self::Pool(_) => f.write_str("no connection from the pool"),
             Self::Aborted { .. } => f.write_str("a statement failed, so the transaction was rolled back"),
+            Self::EndedByBody => f.write_str("the body ended the transaction itself, with COMMIT or ROLLBACK"),
             Self::CommitUnknown { .. } => f.write_str("the outcome of the commit is unknown"),
             Self::DeadlineExceeded { phase, .. } => write!(f, "the deadline passed while {phase}"),
             Self::ResolveUnsupported(_) => f.write_str(
@@ -128,11 +133,12 @@ impl StdError for Error {
     fn source(&self) -> Option<&(dyn StdError + 'static)> {
         match self {
             Self::Postgres(source) | Self::ResolveUnsupported(source) => Some(source),
-            Self::CommitUnknown { source, .. } => source.as_ref().map(|source| source as _),
-            Self::DeadlineExceeded { source, .. } => source.as_deref().map(|source| source as _),
+            Self::CommitUnknown { source, .. } | Self::DeadlineExceeded { source, .. } => {
+                source.as_deref().map(|source| source as _)
+            }
             Self::Pool(source) => Some(&**source),
             Self::Aborted { source } => source.as_deref().map(|source| source as _),
-            Self::NestedIsolation { .. } => None,
+            Self::EndedByBody | Self::NestedIsolation { .. } => None,
         }
     }
 }

@@ -72,6 +72,17 @@ pub(crate) fn left_open(site: &Site, attempt: u32, failure: &Failure) {
     event!(warn, failure, function = site.name, attempt = attempt, "rolled back a transaction that was left open");
 }
 
+/// The body returned only the symptom of an earlier failure, which this is.
+pub(crate) fn hidden(site: &Site, attempt: u32, failure: Option<&Failure>) {
+    event!(warn, failure, function = site.name, attempt = attempt, "an earlier statement had failed");
+}
+
+/// The body sent COMMIT or ROLLBACK itself.
+pub(crate) fn ended_by_body(site: &Site, attempt: u32) {
+    let failure = None::<&Failure>;
+    event!(warn, failure, function = site.name, attempt = attempt, "the body ended the transaction itself");
+}
+
 /// The answer to COMMIT never came.
 pub(crate) fn commit_unknown(site: &Site, attempt: u32, failure: Option<&Failure>) {
     event!(warn, failure, function = site.name, attempt = attempt, "commit outcome unknown");

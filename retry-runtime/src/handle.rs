@@ -10,7 +10,7 @@ use crate::classify::Failure;
 use crate::deadline::Deadline;
 use crate::run::Site;
 use crate::source::Session;
-use crate::state::State;
+use crate::state::{State, Unseen};
 
 /// An open transaction (depth 0) or savepoint, by reference.
 #[derive(Clone, Copy)]
@@ -23,28 +23,43 @@ pub(crate) struct Handle<'a> {
     pub(crate) site: &'static Site,
     pub(crate) deadline: Deadline,
     pub(crate) attempt: u32,
+    /// Whether it is unknown if an earlier attempt was committed.
+    pub(crate) after_unknown: bool,
     pub(crate) depth: u32,
 }
 
 impl Handle<'_> {
+    /// Sends a statement of the runtime's own, watched as those of the body are. It leaves at the first poll.
+    pub(crate) async fn execute(&self, sql: &str) -> Result<(), PgError> {
+        let mut ticket = self.state.send(Unseen::default());
+        let result = self.client.batch_execute(sql).await;
+        ticket.answered(result.as_ref().err());
+        result
+    }
+
     /// Rolls back, and says whether the server confirmed it.
     pub(crate) async fn rollback(&self) -> Result<(), PgError> {
         let sql = self.rollback_sql();
+        // No COMMIT follows a ROLLBACK of the whole transaction, so only one to a savepoint is watched.
+        let mut ticket = (self.depth > 0).then(|| self.state.send(Unseen::default()));
+        let mut result = self.client.batch_execute(&sql).await;
         for _ in 0..2 {
-            match self.client.batch_execute(&sql).await {
+            match &result {
                 // A late cancel request can hit the ROLLBACK itself, and then the transaction is still open.
-                Err(error) if Failure::from_driver(&error).is_canceled() => {}
-                result => return result,
+                Err(error) if Failure::from_driver(error).is_canceled() => {}
+                _ => break,
             }
+            result = self.client.batch_execute(&sql).await;
         }
-        self.client.batch_execute(&sql).await
+        if let Some(ticket) = &mut ticket {
+            ticket.answered(result.as_ref().err());
+        }
+        result
     }
 
     /// Sends the rollback and waits for nothing: a future of tokio-postgres sends its message when first polled.
     pub(crate) fn queue_rollback(&self) {
-        let sql = self.rollback_sql();
-        let rollback = pin!(self.client.batch_execute(&sql));
-        let _ = rollback.poll(&mut Context::from_waker(Waker::noop()));
+        let _ = pin!(self.rollback()).poll(&mut Context::from_waker(Waker::noop()));
     }
 
     fn rollback_sql(&self) -> Cow<'static, str> {

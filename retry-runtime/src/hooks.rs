@@ -1,7 +1,10 @@
 //! Work put off until an attempt's outcome is known.
 
 use std::fmt;
+use std::future::poll_fn;
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::pin::Pin;
+use std::task::Poll;
 
 type Work = Pin<Box<dyn Future<Output = ()> + Send>>;
 
@@ -39,6 +42,21 @@ impl Hooks {
     pub(crate) fn take(&mut self, outcome: Option<When>) -> Vec<Work> {
         let due = |when: When| when == When::Ended || Some(when) == outcome;
         std::mem::take(&mut self.0).into_iter().filter(|(when, _)| due(*when)).map(|(_, work)| work).collect()
+    }
+}
+
+/// Runs them one after the other. If some panic, the rest still run, and then the first panic goes on.
+pub(crate) async fn run(hooks: Vec<Work>) {
+    let mut panic = None;
+    for mut hook in hooks {
+        let end = poll_fn(|cx| match catch_unwind(AssertUnwindSafe(|| hook.as_mut().poll(cx))) {
+            Ok(poll) => poll.map(Ok),
+            Err(panic) => Poll::Ready(Err(panic)),
+        });
+        panic = panic.or(end.await.err());
+    }
+    if let Some(panic) = panic {
+        resume_unwind(panic);
     }
 }
 

@@ -1,9 +1,9 @@
 //! What the expansion of `#[transactional]` names. Not part of the public interface: it changes with any release.
 
 use std::error::Error as StdError;
+use std::fmt::Display;
 
 pub use crate::__seen as seen;
-pub use crate::classify::Failure;
 use crate::error::Error;
 pub use crate::policy::{Begin, Isolation, Jitter, Policy, UnknownCommit};
 pub use crate::queue::{Key, Stripe};
@@ -93,43 +93,55 @@ impl<E: From<Error>> FromError for E {
 }
 
 /// The body's error, on its way to the chain of its sources. Which way there is depends on its type; method
-/// resolution takes the first of the three traits below that fits.
+/// resolution takes the first of the four traits below that fits.
 #[derive(Debug)]
 pub struct Chain<'e, E>(pub &'e E);
 
 /// For error types that implement [`std::error::Error`].
 pub trait ViaError {
-    /// The first failure in the chain.
-    fn failure(&self) -> Option<Failure>;
+    /// What is seen of the error; as text only if `text`.
+    fn seen(&self, text: bool) -> Seen;
 }
 
 /// For `anyhow::Error`, `eyre::Report`, `Box<dyn Error + Send + Sync>` and others that refer to an error.
 pub trait ViaAsRef {
-    /// The first failure in the chain.
-    fn failure(&self) -> Option<Failure>;
+    /// What is seen of the error; as text only if `text`.
+    fn seen(&self, text: bool) -> Seen;
 }
 
-/// For every other type: no chain.
+/// For texts: no chain.
+pub trait ViaDisplay {
+    /// What is seen of the error; as text only if `text`.
+    fn seen(&self, text: bool) -> Seen;
+}
+
+/// For every other type: no chain, and no text.
 pub trait ViaNothing {
-    /// None: such an error has no sources.
-    fn failure(&self) -> Option<Failure>;
+    /// What is seen of the error: nothing.
+    fn seen(&self, text: bool) -> Seen;
 }
 
-impl<E: StdError + 'static> ViaError for &&Chain<'_, E> {
-    fn failure(&self) -> Option<Failure> {
-        Failure::find(self.0)
+impl<E: StdError + 'static> ViaError for &&&Chain<'_, E> {
+    fn seen(&self, text: bool) -> Seen {
+        Seen::of(self.0, text)
     }
 }
 
-impl<E: AsRef<dyn StdError + Send + Sync + 'static>> ViaAsRef for &Chain<'_, E> {
-    fn failure(&self) -> Option<Failure> {
-        Failure::find(self.0.as_ref())
+impl<E: AsRef<dyn StdError + Send + Sync + 'static>> ViaAsRef for &&Chain<'_, E> {
+    fn seen(&self, text: bool) -> Seen {
+        Seen::of(self.0.as_ref(), text)
+    }
+}
+
+impl<E: Display> ViaDisplay for &Chain<'_, E> {
+    fn seen(&self, text: bool) -> Seen {
+        Seen::of_text(text.then(|| self.0.to_string()))
     }
 }
 
 impl<E> ViaNothing for Chain<'_, E> {
-    fn failure(&self) -> Option<Failure> {
-        None
+    fn seen(&self, _text: bool) -> Seen {
+        Seen::default()
     }
 }
 
@@ -142,16 +154,15 @@ pub fn retry_if<E>(error: &E, retry_if: impl FnOnce(&E) -> bool) -> bool {
 #[doc(hidden)]
 #[macro_export]
 macro_rules! __seen {
-    ($outcome:expr $(, $retry_if:expr)?) => {
+    ($tx:expr, $outcome:expr $(, $retry_if:expr)?) => {
         match $outcome {
             ::core::result::Result::Ok(_) => ::core::default::Default::default(),
             ::core::result::Result::Err(error) => {
                 #[allow(unused_imports)]
-                use $crate::__private::{ViaAsRef as _, ViaError as _, ViaNothing as _};
-                $crate::__private::Seen {
-                    failure: (&&&$crate::__private::Chain(error)).failure(),
-                    retry_if: false $(|| $crate::__private::retry_if(error, $retry_if))?,
-                }
+                use $crate::__private::{ViaAsRef as _, ViaDisplay as _, ViaError as _, ViaNothing as _};
+                let seen = (&&&&$crate::__private::Chain(error)).seen($tx.is_after_unknown());
+                let retry_if = false $(|| $crate::__private::retry_if(error, $retry_if))?;
+                seen.with_retry_if(retry_if)
             }
         }
     };

@@ -18,7 +18,7 @@ use crate::decide::{Cause, Spent};
 use crate::error::{Error, Phase};
 use crate::events;
 use crate::handle::Handle;
-use crate::hooks::When;
+use crate::hooks::{self, When};
 use crate::policy::Policy;
 use crate::queue::{Queues, Stripe, Waits};
 use crate::resolve::{CommitOutcome, find_out};
@@ -67,6 +67,8 @@ pub struct Run<'a> {
     lap: Option<Lap>,
     attempt: u32,
     spent: Spent,
+    /// Whether it is unknown if an earlier attempt was committed.
+    after_unknown: bool,
     /// Why the last attempt failed.
     last: Option<Box<dyn StdError + Send + Sync>>,
 }
@@ -79,7 +81,7 @@ impl Refused {
     pub(crate) fn new(error: Error, failure: Option<Failure>, cause: Option<Cause>) -> Self {
         let lost = failure.as_ref().is_some_and(|failure| failure.lost);
         let discard = lost || cause.is_some_and(Cause::needs_another_session);
-        Self(End { outcome: Some(When::RolledBack), cause, failure, discard, error: Some(error) })
+        Self(End { outcome: Some(When::RolledBack), cause, failure, discard, error: Some(error), ..End::default() })
     }
 
     /// The session must not be used again.
@@ -117,6 +119,7 @@ impl<'a> Run<'a> {
             lap: None,
             attempt: 0,
             spent: Spent::default(),
+            after_unknown: false,
             last: None,
         }
     }
@@ -149,8 +152,8 @@ impl<'a> Run<'a> {
             (_, Some(session)) => session.client(),
             (_, None) => unreachable!("a call that is not nested has a client or a session"),
         };
-        let Self { site, ref state, attempt, deadline, .. } = *self;
-        begin::transaction(Handle { client, session, state, site, deadline, attempt, depth: 0 }).await
+        let Self { site, ref state, attempt, after_unknown, deadline, .. } = *self;
+        begin::transaction(Handle { client, session, state, site, deadline, attempt, after_unknown, depth: 0 }).await
     }
 
     /// Whether it takes turns with others: it has escalated, or all calls do.
@@ -238,13 +241,17 @@ impl<'a> Run<'a> {
         if hooks_wait || end.cause.is_none() {
             self.with_waits(Waits::leave);
         }
-        for hook in self.state.with_hooks(|hooks| hooks.take(end.outcome)) {
-            hook.await;
+        // What was undone in this attempt may stand in an earlier one.
+        let outcome = end.outcome.filter(|outcome| !self.after_unknown || *outcome == When::Committed);
+        hooks::run(self.state.with_hooks(|hooks| hooks.take(outcome))).await;
+        self.after_unknown |= matches!(end.error, Some(Error::CommitUnknown { .. }));
+        if let Some(cause) = end.cause {
+            return self.try_again(cause, end).await;
         }
-        match end.cause {
-            Some(cause) => self.try_again(cause, end).await,
-            None => self.give_up(end.error, end.failure.as_ref()),
+        if end.is_hidden {
+            events::hidden(self.site, self.attempt, end.failure.as_ref());
         }
+        self.give_up(end)
     }
 
     /// Gives the session back to its pool, unless it must not be used again, or not yet.
@@ -295,7 +302,10 @@ impl<'a> Run<'a> {
                 end.outcome = Some(When::RolledBack);
                 end.cause = Some(Cause::Class(Class::Connection));
                 end.error = Some(match end.error.take() {
-                    Some(Error::CommitUnknown { source: Some(source), .. }) => Error::Postgres(source),
+                    Some(Error::CommitUnknown { source: Some(source), .. }) => match source.downcast() {
+                        Ok(source) => Error::Postgres(*source),
+                        Err(source) => Error::Pool(source),
+                    },
                     _ => Error::deadline(Phase::Commit),
                 });
             }
@@ -312,15 +322,15 @@ impl<'a> Run<'a> {
         let delay = if alone { delay.and(Some(Duration::ZERO)) } else { delay };
         let Some(delay) = delay else {
             events::give_up(self.site, self.attempt, cause, failure);
-            return self.give_up(end.error, failure);
+            return self.give_up(end);
         };
         if !self.deadline.allows(delay) {
-            return self.give_up(Some(Error::deadline(Phase::BackOff)), failure);
+            return self.give_up(End { error: Some(Error::deadline(Phase::BackOff)), ..end });
         }
         events::retry(self.site, self.attempt, cause, failure, delay);
         self.last = match end.error {
             Some(error) => Some(Box::new(error)),
-            None => end.failure.and_then(|failure| failure.db).map(|db| db as _),
+            None => end.failure.as_ref().and_then(Failure::to_source),
         };
         if !delay.is_zero() {
             // Those that escalated as well need not wait for the end of a sleep.
@@ -330,16 +340,27 @@ impl<'a> Run<'a> {
         Next::Again
     }
 
-    /// Returns the body's outcome or the error that replaces it: where that is the deadline's, with what failed last.
-    fn give_up(&mut self, error: Option<Error>, failure: Option<&Failure>) -> Next {
-        match error {
-            None => Next::Return,
+    /// Returns the body's outcome, or the error that replaces it.
+    fn give_up(&mut self, end: End) -> Next {
+        let End { outcome, error, failure, text, .. } = end;
+        let error = match error {
             Some(Error::DeadlineExceeded { phase, source: None }) => {
-                events::deadline_exceeded(self.site, self.attempt, phase, failure);
-                let own = failure.and_then(|failure| failure.db.clone()).map(|db| db as _);
-                Next::Fail(Error::DeadlineExceeded { phase, source: own.or_else(|| self.last.take()) })
+                events::deadline_exceeded(self.site, self.attempt, phase, failure.as_ref());
+                let source = failure.as_ref().and_then(Failure::to_source).or_else(|| self.last.take());
+                Some(Error::DeadlineExceeded { phase, source })
+            }
+            error => error,
+        };
+        match error {
+            Some(error @ Error::CommitUnknown { .. }) => Next::Fail(error),
+            // Whatever has failed since, an earlier attempt may be committed.
+            error if self.after_unknown && outcome != Some(When::Committed) => {
+                let source = error.map(|error| Box::new(error) as _);
+                let source = source.or_else(|| failure.as_ref().and_then(Failure::to_source));
+                Next::Fail(Error::CommitUnknown { identity: None, source: source.or_else(|| text.map(Into::into)) })
             }
             Some(error) => Next::Fail(error),
+            None => Next::Return,
         }
     }
 }

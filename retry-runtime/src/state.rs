@@ -25,6 +25,8 @@ pub(crate) struct State {
     dispelled: AtomicU32,
     /// Whether the body has taken the driver's own client, whose statements nobody watches.
     escaped: AtomicBool,
+    /// Whether a statement that the body sent may have ended the transaction: `COMMIT`, `ROLLBACK`.
+    may_have_ended: AtomicBool,
     /// Whether the session is in the middle of something: from before BEGIN is sent until COMMIT or ROLLBACK is
     /// acknowledged.
     dirty: AtomicBool,
@@ -58,10 +60,10 @@ struct Recorded {
 
 impl State {
     /// Notes that a statement leaves. The ticket must be told how it ended.
-    pub(crate) fn send(&self) -> Ticket<'_> {
+    pub(crate) fn send(&self, unseen: Unseen) -> Ticket<'_> {
         let statement = self.sent.fetch_add(1, Ordering::Relaxed);
         self.open.fetch_add(1, Ordering::Relaxed);
-        Ticket { state: self, statement, doubts: self.doubts.load(Ordering::Relaxed), open: true, end_unseen: false }
+        Ticket { state: self, statement, doubts: self.doubts.load(Ordering::Relaxed), open: true, unseen }
     }
 
     /// Whether the next statement may leave: the first need not wait for the answer to BEGIN.
@@ -73,13 +75,18 @@ impl State {
         Poll::Pending
     }
 
-    /// Whether every statement was seen to end well: the transaction cannot be aborted, and COMMIT commits it.
+    /// Whether every statement was seen to end well: the transaction is open and not aborted, and COMMIT commits it.
     pub(crate) fn all_is_well(&self) -> bool {
         let count = |counter: &AtomicU32| counter.load(Ordering::Relaxed);
         count(&self.open) == 0
             && count(&self.doubts) == count(&self.dispelled)
-            && !self.escaped.load(Ordering::Relaxed)
+            && !self.may_have_ended()
             && self.notes().seen.failure.is_none()
+    }
+
+    /// Whether the body may have ended the transaction itself.
+    pub(crate) fn may_have_ended(&self) -> bool {
+        self.escaped.load(Ordering::Relaxed) || self.may_have_ended.load(Ordering::Relaxed)
     }
 
     /// Notes that the transaction may have been aborted unseen.
@@ -143,16 +150,16 @@ impl State {
         self.expired.load(Ordering::Relaxed)
     }
 
-    /// Waits for the answer to COMMIT. It is kept here, where it outlives a wait that is dropped.
-    pub(crate) async fn commit(&self, answer: Answer) -> Result<(), PgError> {
+    /// Waits for the answer to COMMIT, and counts the statements of its message that succeeded. The answer is kept here,
+    /// where it outlives a wait that is dropped.
+    pub(crate) async fn commit(&self, answer: Answer) -> (Result<(), PgError>, u32) {
         self.notes().commit = Some(answer);
         let end = poll_fn(|cx| match &mut self.notes().commit {
             Some(answer) => answer.poll_end(cx),
             None => unreachable!("put there above, and taken below"),
         })
         .await;
-        self.take_commit();
-        end
+        (end, self.take_commit().map_or(0, |answer| answer.completed()))
     }
 
     /// The answer to COMMIT, where nobody waits for it any more.
@@ -168,9 +175,14 @@ impl State {
 impl Seen {
     fn cause_unseen(&self) -> bool {
         match (&self.failure, self.unanswered) {
-            (Some(recorded), Some(unanswered)) => recorded.failure.is_symptom() && unanswered < recorded.statement,
+            (Some(recorded), Some(unanswered)) => recorded.failure.is_symptom() && unanswered <= recorded.statement,
             _ => false,
         }
+    }
+
+    fn leave_unanswered(&mut self, statement: u32) {
+        let first = self.unanswered.map_or(statement, |first| first.min(statement));
+        self.unanswered = Some(first);
     }
 
     fn record(&mut self, new: Recorded) {
@@ -185,6 +197,18 @@ impl Seen {
     }
 }
 
+/// What the driver does not show of a statement.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Unseen {
+    /// It stops reading before the server's last word on the statement.
+    pub(crate) end: bool,
+    /// It looks up unknown types of the columns after it has sent the statement. A failure of the statement then shows
+    /// only as the look-up's symptom (25P02), and one of the look-up may not show at all.
+    pub(crate) types: bool,
+    /// It tells `COMMIT` and `ROLLBACK` from other statements that have no parameters and give nothing as little.
+    pub(crate) command: bool,
+}
+
 /// A statement on its way. Dropped without an answer, it leaves a note, and a doubt.
 #[derive(Debug)]
 pub(crate) struct Ticket<'a> {
@@ -193,21 +217,18 @@ pub(crate) struct Ticket<'a> {
     /// The doubts when it was sent.
     doubts: u32,
     open: bool,
-    end_unseen: bool,
+    unseen: Unseen,
 }
 
 impl Ticket<'_> {
-    /// The driver stops reading before the server's last word on this statement.
-    pub(crate) fn with_end_unseen(mut self) -> Self {
-        self.end_unseen = true;
-        self
-    }
-
     /// The statement has ended. A second call changes nothing but what is recorded.
     pub(crate) fn answered(&mut self, error: Option<&PgError>) {
         let Some(error) = error else {
-            if !self.end_unseen {
+            if !self.unseen.end {
                 self.close();
+            }
+            if self.unseen.types {
+                self.state.doubt();
             }
             return;
         };
@@ -216,14 +237,25 @@ impl Ticket<'_> {
         // driver reads no further then: the statement stays unanswered.
         if failure.db.is_some() || failure.lost {
             self.close();
-            self.state.notes().seen.record(Recorded { statement: self.statement, failure });
+            let mut notes = self.state.notes();
+            if self.unseen.types && failure.is_symptom() {
+                notes.seen.leave_unanswered(self.statement);
+            }
+            notes.seen.record(Recorded { statement: self.statement, failure });
+        }
+    }
+
+    /// The statement gives no rows and changes none: it may have ended the transaction.
+    pub(crate) fn gave_nothing(&self) {
+        if self.unseen.command {
+            self.state.may_have_ended.store(true, Ordering::Relaxed);
         }
     }
 
     /// The statement has ended well, and by the extended protocol. In an aborted transaction it could not have: what
     /// was in doubt when it was sent had gone well too.
     pub(crate) fn proves_all_before(&mut self) {
-        self.close();
+        self.answered(None);
         self.state.dispelled.fetch_max(self.doubts, Ordering::Relaxed);
     }
 
@@ -249,10 +281,9 @@ impl Drop for Ticket<'_> {
     fn drop(&mut self) {
         if self.open {
             self.close();
+            self.gave_nothing();
             self.state.doubt();
-            let mut notes = self.state.notes();
-            let first = notes.seen.unanswered.map_or(self.statement, |first| first.min(self.statement));
-            notes.seen.unanswered = Some(first);
+            self.state.notes().seen.leave_unanswered(self.statement);
         }
     }
 }

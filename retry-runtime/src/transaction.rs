@@ -16,7 +16,7 @@ use tokio_postgres::{
 use crate::deadline::Limit;
 use crate::handle::Handle;
 use crate::hooks::When;
-use crate::state::{Seen, State, Ticket};
+use crate::state::{Seen, State, Ticket, Unseen};
 use crate::stream::Watched;
 
 type Params<'p> = [&'p (dyn ToSql + Sync)];
@@ -56,6 +56,13 @@ impl<'a> Transaction<'a> {
     pub fn limit(&self) -> Limit<'a> {
         let Handle { deadline, state, depth, .. } = self.handle;
         Limit { deadline, state, outermost: depth == 0 }
+    }
+
+    /// Whether it is unknown if an earlier attempt was committed.
+    #[doc(hidden)]
+    #[must_use]
+    pub fn is_after_unknown(&self) -> bool {
+        self.handle.after_unknown
     }
 
     /// Which attempt this is: 1 for the first.
@@ -104,7 +111,7 @@ impl<'a> Transaction<'a> {
     where
         T: ?Sized + ToStatement,
     {
-        self.watch(self.handle.client.query(statement, params)).await.map(done)
+        self.watch_command(params.len(), self.handle.client.query(statement, params)).await.map(done_or_nothing)
     }
 
     /// Like [`Client::query_scalar`].
@@ -138,7 +145,7 @@ impl<'a> Transaction<'a> {
     where
         T: ?Sized + ToStatement,
     {
-        self.watch(self.handle.client.query_opt(statement, params)).await.map(done)
+        self.watch_command(params.len(), self.handle.client.query_opt(statement, params)).await.map(done_or_nothing)
     }
 
     /// Like [`Client::query_opt_scalar`].
@@ -163,17 +170,17 @@ impl<'a> Transaction<'a> {
 
     /// Like [`Client::query_typed`].
     pub async fn query_typed(&self, query: &str, params: &TypedParams<'_>) -> Result<Vec<Row>, Error> {
-        self.watch(self.handle.client.query_typed(query, params)).await.map(done)
+        self.watch_typed(self.handle.client.query_typed(query, params)).await.map(done_or_nothing)
     }
 
     /// Like [`Client::query_typed_one`].
     pub async fn query_typed_one(&self, query: &str, params: &TypedParams<'_>) -> Result<Row, Error> {
-        self.watch(self.handle.client.query_typed_one(query, params)).await.map(done)
+        self.watch_typed(self.handle.client.query_typed_one(query, params)).await.map(done)
     }
 
     /// Like [`Client::query_typed_opt`].
     pub async fn query_typed_opt(&self, query: &str, params: &TypedParams<'_>) -> Result<Option<Row>, Error> {
-        self.watch(self.handle.client.query_typed_opt(query, params)).await.map(done)
+        self.watch_typed(self.handle.client.query_typed_opt(query, params)).await.map(done_or_nothing)
     }
 
     /// Like [`Client::query_typed_raw`].
@@ -182,7 +189,7 @@ impl<'a> Transaction<'a> {
         P: BorrowToSql,
         I: IntoIterator<Item = (P, Type)>,
     {
-        self.watch(self.handle.client.query_typed_raw(query, params)).await.map(stream)
+        self.watch_typed(self.handle.client.query_typed_raw(query, params)).await.map(stream)
     }
 
     /// Like [`Client::execute`].
@@ -190,12 +197,13 @@ impl<'a> Transaction<'a> {
     where
         T: ?Sized + ToStatement,
     {
-        self.watch(self.handle.client.execute(statement, params)).await.map(done)
+        self.watch_command(params.len(), self.handle.client.execute(statement, params)).await.map(done_or_nothing)
     }
 
     /// Like [`Client::execute_typed`].
     pub async fn execute_typed(&self, statement: &str, params: &TypedParams<'_>) -> Result<u64, Error> {
-        self.watch(self.handle.client.execute_typed(statement, params)).await.map(done)
+        let executing = self.handle.client.execute_typed(statement, params);
+        self.watch_command(params.len(), executing).await.map(done_or_nothing)
     }
 
     /// Like [`Client::execute_raw`].
@@ -206,7 +214,8 @@ impl<'a> Transaction<'a> {
         I: IntoIterator<Item = P>,
         I::IntoIter: ExactSizeIterator,
     {
-        self.watch(self.handle.client.execute_raw(statement, params)).await.map(done)
+        let params = params.into_iter();
+        self.watch_command(params.len(), self.handle.client.execute_raw(statement, params)).await.map(done_or_nothing)
     }
 
     /// Like [`Client::copy_in`].
@@ -223,27 +232,43 @@ impl<'a> Transaction<'a> {
     where
         T: ?Sized + ToStatement,
     {
-        self.watch(self.handle.client.copy_out(statement)).await.map(copied_out)
+        // The driver stops at the end of the data, and the statement may yet fail: its triggers fire after that.
+        let unseen = Unseen { end: true, ..Unseen::default() };
+        self.watch_with(unseen, self.handle.client.copy_out(statement)).await.map(stream)
     }
 
     /// Like [`Client::simple_query`].
     pub async fn simple_query(&self, query: &str) -> Result<Vec<SimpleQueryMessage>, Error> {
-        self.watch(self.handle.client.simple_query(query)).await.map(noted)
+        self.watch_command(0, self.handle.client.simple_query(query)).await.map(noted)
     }
 
     /// Like [`Client::simple_query_raw`].
     pub async fn simple_query_raw(&self, query: &str) -> Result<Watched<'_, SimpleQueryStream>, Error> {
-        self.watch(self.handle.client.simple_query_raw(query)).await.map(stream)
+        self.watch_command(0, self.handle.client.simple_query_raw(query)).await.map(stream)
     }
 
     /// Like [`Client::batch_execute`].
     pub async fn batch_execute(&self, query: &str) -> Result<(), Error> {
-        self.watch(self.handle.client.batch_execute(query)).await.map(noted)
+        self.watch_command(0, self.handle.client.batch_execute(query)).await.map(noted)
     }
 
     /// Notes the statement when it leaves, and its failure; its success is for the caller to note.
     fn watch<F>(&self, statement: F) -> Watch<'_, F> {
-        Watch { statement, state: self.handle.state, ticket: None }
+        self.watch_with(Unseen::default(), statement)
+    }
+
+    /// Watches what may be `COMMIT` or `ROLLBACK` if it has no parameters.
+    fn watch_command<F>(&self, params: usize, statement: F) -> Watch<'_, F> {
+        self.watch_with(Unseen { command: params == 0, ..Unseen::default() }, statement)
+    }
+
+    /// Watches a statement whose columns' types the driver may look up afterwards.
+    fn watch_typed<F>(&self, statement: F) -> Watch<'_, F> {
+        self.watch_with(Unseen { types: true, command: true, ..Unseen::default() }, statement)
+    }
+
+    fn watch_with<F>(&self, unseen: Unseen, statement: F) -> Watch<'_, F> {
+        Watch { statement, state: self.handle.state, unseen, ticket: None }
     }
 }
 
@@ -253,6 +278,7 @@ pin_project! {
         #[pin]
         statement: F,
         state: &'a State,
+        unseen: Unseen,
         ticket: Option<Ticket<'a>>,
     }
 }
@@ -266,7 +292,7 @@ impl<'a, T, F: Future<Output = Result<T, Error>>> Future for Watch<'a, F> {
         let at_once = this.ticket.is_none();
         if at_once {
             ready!(state.poll_may_send(cx));
-            *this.ticket = Some(state.send());
+            *this.ticket = Some(state.send(*this.unseen));
         }
         let result = ready!(this.statement.poll(cx));
         let mut ticket = this.ticket.take().expect("put there at the first poll");
@@ -294,8 +320,40 @@ fn done<T>(mut answered: Answered<'_, T>) -> T {
     answered.value
 }
 
+/// The statement has ended well, and perhaps with nothing, as `COMMIT` does.
+fn done_or_nothing<T: Yield>(answered: Answered<'_, T>) -> T {
+    if answered.value.is_nothing() {
+        answered.ticket.gave_nothing();
+    }
+    done(answered)
+}
+
+/// What a statement gives.
+trait Yield {
+    fn is_nothing(&self) -> bool;
+}
+
+impl Yield for u64 {
+    fn is_nothing(&self) -> bool {
+        *self == 0
+    }
+}
+
+impl<T> Yield for Vec<T> {
+    fn is_nothing(&self) -> bool {
+        self.is_empty()
+    }
+}
+
+impl<T> Yield for Option<T> {
+    fn is_nothing(&self) -> bool {
+        self.is_none()
+    }
+}
+
 /// The statements of a simple query have ended well. That proves nothing: an empty one does in any transaction.
 fn noted<T>(mut answered: Answered<'_, T>) -> T {
+    answered.ticket.gave_nothing();
     answered.ticket.answered(None);
     answered.value
 }
@@ -307,12 +365,8 @@ fn prepared<T>(mut answered: Answered<'_, T>) -> T {
 
 /// The statement has begun to answer.
 fn stream<S>(answered: Answered<'_, S>) -> Watched<'_, S> {
+    answered.ticket.gave_nothing();
     Watched::new(answered.value, answered.ticket)
-}
-
-/// The driver stops at the end of the data, and the statement may yet fail: its triggers fire after that.
-fn copied_out<S>(answered: Answered<'_, S>) -> Watched<'_, S> {
-    Watched::new(answered.value, answered.ticket.with_end_unseen())
 }
 
 impl Deref for Transaction<'_> {
@@ -329,9 +383,8 @@ impl Drop for Transaction<'_> {
         // A pooled session is handed over to its clean-up, which begins with the rollback.
         let cleaned_up = self.savepoint.is_none() && self.handle.session.is_some();
         if !self.ended && !cleaned_up {
-            self.handle.queue_rollback();
             self.undo_savepoint();
-            self.handle.state.doubt();
+            self.handle.queue_rollback();
         }
     }
 }

@@ -1,16 +1,18 @@
 //! The other side of a conflict: a session that a test steers step by step.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use tokio::task::JoinHandle;
-use tokio_postgres::{Client, Error};
+use tokio_postgres::{CancelToken, Client, Error, NoTls};
 
 use crate::Database;
 
 /// A session that commits, locks or blocks when told to.
 #[derive(Debug)]
 pub struct Rival {
-    client: std::sync::Arc<Client>,
+    client: Arc<Client>,
     observer: Client,
     pid: i32,
 }
@@ -35,6 +37,39 @@ impl Rival {
         let running = tokio::spawn(async move { client.batch_execute(sql).await });
         wait_until(&self.observer, "wait_event_type = 'Lock'", self.pid).await;
         running
+    }
+}
+
+/// Sends cancel requests for one connection, on and on until it is dropped. They keep others from connecting.
+#[derive(Debug)]
+pub struct Cancels {
+    stop: Arc<AtomicBool>,
+    thread: Option<std::thread::JoinHandle<()>>,
+}
+
+impl Cancels {
+    /// Begins to send.
+    #[must_use]
+    pub fn start(token: CancelToken) -> Self {
+        let stop = Arc::new(AtomicBool::new(false));
+        let stopped = stop.clone();
+        let thread = std::thread::spawn(move || {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+            runtime.block_on(async {
+                while !stopped.load(Ordering::Relaxed) {
+                    // Too many at once for the server: the next one may be heard.
+                    let _ = token.cancel_query(NoTls).await;
+                }
+            });
+        });
+        Self { stop, thread: Some(thread) }
+    }
+}
+
+impl Drop for Cancels {
+    fn drop(&mut self) {
+        self.stop.store(true, Ordering::Relaxed);
+        let _ = self.thread.take().map(std::thread::JoinHandle::join);
     }
 }
 

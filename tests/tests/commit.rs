@@ -6,6 +6,7 @@ use std::error::Error as _;
 use futures_util::StreamExt;
 use retry_runtime::{Class, Error, Transaction, classify, transactional};
 use retry_tests::Database;
+use retry_tests::events::Events;
 use tokio_postgres::error::SqlState;
 
 async fn database() -> Database {
@@ -147,4 +148,148 @@ async fn a_panic_rolls_back_while_unwinding_and_the_pool_stays_usable() {
     let error = swallow(&pool).await.unwrap_err();
     assert_aborted_by(&error, &SqlState::UNIQUE_VIOLATION);
     assert_eq!(db.cents(1).await, 100);
+}
+
+/// Ends its transaction itself, and says that all went well.
+#[transactional]
+async fn end(tx: &mut Transaction<'_>, how: &str, command: &str) -> Result<(), Error> {
+    tx.execute("UPDATE accounts SET cents = cents + 1 WHERE id = $1", &[&1_i64]).await?;
+    match how {
+        "batch_execute" => tx.batch_execute(command).await?,
+        "simple_query" => drop(tx.simple_query(command).await?),
+        "execute" => drop(tx.execute(command, &[]).await?),
+        "query" => drop(tx.query(command, &[]).await?),
+        "execute_raw" => drop(tx.execute_raw(command, NONE).await?),
+        "query_typed" => drop(tx.query_typed(command, &[]).await?),
+        "prepared" => drop(tx.execute(&tx.prepare(command).await?, &[]).await?),
+        "dropped" => {
+            let mut end = Box::pin(tx.batch_execute(command));
+            assert!(futures_util::poll!(end.as_mut()).is_pending());
+        }
+        "the driver's client" => drop((**tx).execute(command, &[]).await?),
+        _ => unreachable!("{how}"),
+    }
+    // It runs outside of a transaction, and well: that proves nothing.
+    assert_eq!(tx.execute("UPDATE accounts SET cents = cents + 10 WHERE id = $1", &[&1_i64]).await?, 1);
+    Ok(())
+}
+
+#[transactional(unknown_commit = "token")]
+async fn end_by_token(tx: &mut Transaction<'_>, command: &str) -> Result<(), Error> {
+    tx.batch_execute(command).await?;
+    Ok(())
+}
+
+const NONE: [&(dyn tokio_postgres::types::ToSql + Sync); 0] = [];
+
+#[tokio::test]
+async fn a_body_that_ends_its_transaction_is_told_so() {
+    let db = database().await;
+    let pool = db.pool(1);
+    let mut cents = 100;
+    for how in [
+        "batch_execute",
+        "simple_query",
+        "execute",
+        "query",
+        "execute_raw",
+        "query_typed",
+        "prepared",
+        "dropped",
+        "the driver's client",
+    ] {
+        for (command, kept) in [("ROLLBACK", 0), ("COMMIT", 1)] {
+            let events = Events::capture();
+            let error = end(&pool, how, command).await.unwrap_err();
+            assert!(matches!(error, Error::EndedByBody), "{how}: {error:?}");
+            assert_eq!(classify(&error), Some(Class::Fatal));
+            assert_eq!(events.of("the body ended the transaction itself").len(), 1, "{how}: {events:?}");
+            cents += kept + 10;
+            assert_eq!(db.cents(1).await, cents, "{how}, {command}");
+        }
+    }
+    assert!(matches!(end_by_token(&pool, "ROLLBACK").await, Err(Error::EndedByBody)));
+    assert_eq!((db.open_transactions().await, pool.status().available), (0, 1));
+}
+
+/// Swallows the first failure, and returns what came of it.
+macro_rules! go_on {
+    ($($name:ident: $Error:ty;)*) => {$(
+        #[transactional]
+        async fn $name(tx: &mut Transaction<'_>) -> Result<(), $Error> {
+            let _ = tx.execute("INSERT INTO accounts VALUES (1, 5)", &[]).await;
+            tx.execute("UPDATE accounts SET cents = 0 WHERE id = 1", &[]).await?;
+            Ok(())
+        }
+    )*};
+}
+
+go_on! {
+    go_on: Error;
+    go_on_as_enum: Chained;
+}
+
+#[derive(Debug, thiserror::Error)]
+enum Chained {
+    #[error(transparent)]
+    Runtime(#[from] Error),
+    #[error(transparent)]
+    Postgres(#[from] tokio_postgres::Error),
+}
+
+#[transactional]
+async fn go_on_nested(tx: &mut Transaction<'_>) -> Result<(), Error> {
+    go_on(&mut *tx).await
+}
+
+#[tokio::test]
+async fn the_first_failure_is_told_if_the_body_returns_only_its_symptom() {
+    let db = database().await;
+    let pool = db.pool(1);
+    for nested in [false, true] {
+        let events = Events::capture();
+        let error = if nested { go_on_nested(&pool).await } else { go_on(&pool).await }.unwrap_err();
+        assert_aborted_by(&error, &SqlState::UNIQUE_VIOLATION);
+        if !nested {
+            assert_eq!(events.of("an earlier statement had failed")[0]["sqlstate"], "23505", "{events:?}");
+        }
+    }
+    let events = Events::capture();
+    let error = go_on_as_enum(&pool).await.unwrap_err();
+    let Chained::Postgres(symptom) = error else { panic!("the body's own error: {error:?}") };
+    assert_eq!(symptom.code(), Some(&SqlState::IN_FAILED_SQL_TRANSACTION));
+    assert_eq!(events.of("an earlier statement had failed")[0]["sqlstate"], "23505", "{events:?}");
+    assert_eq!(db.cents(1).await, 100);
+}
+
+#[transactional]
+async fn refused_at_commit(tx: &mut Transaction<'_>, probed: bool) -> Result<(), Error> {
+    if probed {
+        tx.batch_execute("SELECT 1").await?;
+    }
+    tx.execute("INSERT INTO refused VALUES (1)", &[]).await?;
+    Ok(())
+}
+
+/// The server warns of a ROLLBACK outside of a transaction.
+#[tokio::test]
+async fn no_rollback_follows_a_commit_that_failed() {
+    let db = database().await;
+    db.setup(
+        "CREATE TABLE refused (id int);
+         CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RAISE 'refused'; END $$;
+         CREATE CONSTRAINT TRIGGER refuse AFTER INSERT ON refused DEFERRABLE INITIALLY DEFERRED
+         FOR EACH ROW EXECUTE FUNCTION refuse()",
+    )
+    .await;
+    let pool = db.pool(1);
+    for (probed, last) in [(false, "COMMIT"), (true, "SAVEPOINT transactional_commit; COMMIT")] {
+        let error = refused_at_commit(&pool, probed).await.unwrap_err();
+        assert!(matches!(error, Error::Postgres(_)), "{error:?}");
+        let query = "SELECT query FROM pg_stat_activity WHERE datname = current_database() AND state = 'idle'";
+        assert_eq!(db.value::<String>(query).await, last);
+    }
+    // A failure of what stands before COMMIT leaves the transaction open.
+    swallow_out_of_sight(&pool).await.unwrap_err();
+    assert_eq!((db.open_transactions().await, pool.status().available), (0, 1));
 }

@@ -3,11 +3,13 @@
 
 use std::sync::atomic::{AtomicU32, Ordering};
 
+use futures_util::TryStreamExt;
 use retry_runtime::{Class, Error, Transaction, classify, transactional};
 use retry_tests::Database;
 use retry_tests::rival::Rival;
 use tokio::sync::Mutex;
 use tokio::task::JoinHandle;
+use tokio_postgres::types::{ToSql, Type};
 use tokio_postgres::{GenericClient, Row};
 
 /// What a body returns instead of the database's error.
@@ -363,5 +365,32 @@ async fn write_skew_under_serializable_leaves_one_on_duty() {
         let (one, two) = tokio::join!(go_off_duty(&pool, 1, &barrier), go_off_duty(&pool, 2, &barrier));
         assert_ne!(one.unwrap(), two.unwrap(), "one went, the other found that it may not");
         assert_eq!(db.value::<i64>("SELECT count(*) FROM doctors WHERE on_duty").await, 1);
+    }
+}
+
+/// The driver looks the column's type up after the statement, and so the statement's failure shows as a symptom.
+#[transactional(isolation = "repeatable read")]
+async fn of_a_new_type(tx: &mut Transaction<'_>, scene: &Scene, raw: bool) -> Result<(), Error> {
+    tx.query_one("SELECT cents FROM accounts WHERE id = 1", &[]).await?;
+    if scene.begin(tx) {
+        scene.rival.run("UPDATE accounts SET cents = cents + 1 WHERE id = 1").await;
+    }
+    let sql = "UPDATE accounts SET cents = cents + $1 WHERE id = 1 RETURNING 'glad'::mood";
+    let add: (&(dyn ToSql + Sync), Type) = (&10_i64, Type::INT8);
+    if raw {
+        tx.query_typed_raw(sql, [add]).await?.try_collect::<Vec<_>>().await?;
+    } else {
+        tx.query_typed(sql, &[add]).await?;
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_conflict_behind_the_look_up_of_a_type_is_retried() {
+    for raw in [false, true] {
+        let scene = Scene::new(1).await;
+        scene.db.setup("CREATE TYPE mood AS ENUM ('glad')").await;
+        of_a_new_type(&scene.db.pool(1), &scene, raw).await.unwrap();
+        assert_eq!((scene.attempts(), scene.db.cents(1).await), (2, 111));
     }
 }

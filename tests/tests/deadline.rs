@@ -184,3 +184,25 @@ async fn its_source_is_the_last_failure() {
     assert_eq!(error.source().unwrap().downcast_ref::<DbError>().unwrap().code().code(), "40001");
     assert_eq!(classify(&error), Some(Class::Fatal));
 }
+
+/// Overruns without a moment at which it could be cut off.
+#[transactional(deadline = LIMIT)]
+async fn block_the_thread(tx: &mut Transaction<'_>) -> Result<(), Error> {
+    tx.execute("UPDATE accounts SET cents = 0", &[]).await?;
+    std::thread::sleep(LIMIT);
+    Ok(())
+}
+
+#[tokio::test]
+async fn no_commit_leaves_after_it() {
+    let db = database().await;
+    let (pool, mut client) = (db.pool(1), db.client().await);
+    let events = Events::capture();
+    assert_exceeded(block_the_thread(&pool).await, Phase::Body);
+    drop(pool.get().await.unwrap());
+    assert_exceeded(block_the_thread(&mut client).await, Phase::Body);
+    nap_without_limit(&mut client).await.unwrap();
+    assert_eq!(db.cents(1).await, 100);
+    assert_eq!(db.open_transactions().await, 0);
+    assert_eq!(events.of("deadline exceeded").len(), 2, "{events:?}");
+}

@@ -92,3 +92,30 @@ async fn hooks_run_with_the_connection_given_back() {
     assert_eq!(db.value::<i64>("SELECT count(*) FROM audit WHERE rolled_back").await, 1);
     assert_eq!(db.value::<i64>("SELECT count(*) FROM audit WHERE NOT rolled_back").await, 1);
 }
+
+#[transactional]
+async fn panic_in_a_hook(tx: &mut Transaction<'_>, log: &Log, fail: bool) -> Result<(), Error> {
+    tx.on_commit(async { panic!("first") });
+    tx.on_rollback(async { panic!("first") });
+    watch(tx, log, "second");
+    tx.on_commit(async { panic!("third") });
+    watch(tx, log, "fourth");
+    if fail {
+        tx.batch_execute("SELECT 1 / 0").await?;
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_hook_that_panics_does_not_stop_the_others() {
+    let db = Database::create().await;
+    let (pool, log) = (db.pool(1), Log::default());
+    for (fail, how) in [(false, "committed"), (true, "rolled back")] {
+        let (pool, writes) = (pool.clone(), log.clone());
+        let call = tokio::spawn(async move { panic_in_a_hook(&pool, &writes, fail).await });
+        let panic = call.await.unwrap_err().into_panic();
+        assert_eq!(panic.downcast_ref(), Some(&"first"));
+        assert_eq!(log.take(), [format!("second 1 {how}"), format!("fourth 1 {how}")]);
+    }
+    assert_eq!(pool.status().available, 1);
+}

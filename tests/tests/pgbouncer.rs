@@ -229,7 +229,10 @@ const COMMITTED: &str = "SET LOCAL synchronous_commit = on";
 fn assert_unknown(attempt: Result<u32, Error>) {
     let error = attempt.unwrap_err();
     let Error::CommitUnknown { source: Some(source), .. } = &error else { panic!("{error:?}") };
-    assert_eq!(source.as_db_error().unwrap().message(), "server conn crashed?");
+    assert_eq!(
+        source.downcast_ref::<tokio_postgres::Error>().and_then(tokio_postgres::Error::as_db_error).unwrap().message(),
+        "server conn crashed?"
+    );
 }
 
 /// Committed or not, the pooler says the same.

@@ -1,8 +1,6 @@
 //! `begin = "pipelined"`: BEGIN in the flight of the first statement, and what happens where it fails.
 #![allow(missing_docs)]
 
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use futures_util::stream::FuturesUnordered;
@@ -10,24 +8,12 @@ use futures_util::{FutureExt, TryStreamExt, try_join};
 use retry_runtime::{Error, Transaction, transactional};
 use retry_tests::events::Events;
 use retry_tests::proxy::{Cut, Fault, Proxy};
+use retry_tests::rival::Cancels;
 use retry_tests::{Database, Server, pool};
 use tokio::time::timeout;
-use tokio_postgres::{CancelToken, Client, NoTls, Statement};
+use tokio_postgres::{Client, Statement};
 
 const SOON: Duration = Duration::from_secs(20);
-
-/// Sends cancel requests until told to stop.
-fn cancel_on_and_on(token: CancelToken, stop: Arc<AtomicBool>) -> std::thread::JoinHandle<()> {
-    std::thread::spawn(move || {
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-        runtime.block_on(async {
-            while !stop.load(Ordering::Relaxed) {
-                // Too many at once for the server: the next one may be heard.
-                let _ = token.cancel_query(NoTls).await;
-            }
-        });
-    })
-}
 
 /// Two statements at once: the second must wait for the answer to BEGIN. The identity makes BEGIN longer, and so
 /// easier to hit.
@@ -66,8 +52,7 @@ async fn nothing_after_the_first_statement_runs_where_begin_was_cancelled() {
     db.setup("CREATE TABLE ran (call int, attempt int, step text)").await;
     let (mut client, observer) = (db.client().await, db.client().await);
     let write = client.prepare("INSERT INTO ran VALUES ($1, $2, $3)").await.unwrap();
-    let stop = Arc::new(AtomicBool::new(false));
-    let cancels = cancel_on_and_on(client.cancel_token(), stop.clone());
+    let cancels = Cancels::start(client.cancel_token());
     // What ran outside, for each of the two functions, and whether a call of it was tried again and succeeded.
     let mut outside = [0, 0];
     let mut retried = [false, false];
@@ -94,8 +79,7 @@ async fn nothing_after_the_first_statement_runs_where_begin_was_cancelled() {
             break;
         }
     }
-    stop.store(true, Ordering::Relaxed);
-    cancels.join().unwrap();
+    drop(cancels);
 }
 
 #[transactional(begin = "pipelined")]
@@ -109,6 +93,11 @@ async fn add(tx: &mut Transaction<'_>, how: &str) -> Result<u32, Error> {
         "dropped, then another" => {
             assert!(add(1).now_or_never().is_none());
             add(2).await?;
+        }
+        "nested dropped before its savepoint" => {
+            assert!(add(1).now_or_never().is_none());
+            assert!(Box::pin(add_nested(&mut *tx)).now_or_never().is_none());
+            tx.execute("UPDATE accounts SET cents = cents + 1 WHERE id = 2", &[]).await?;
         }
         "one" => drop(add(1).await?),
         "two at once" => drop(try_join!(add(1), add(2))?),
@@ -144,6 +133,7 @@ async fn bodies_of_every_kind_run_in_the_transaction() {
         ("two at once", 1, 1),
         ("many wakers", 2, 2),
         ("dropped, then another", 0, 1),
+        ("nested dropped before its savepoint", 0, 1),
         ("nested", 1, 1),
         ("driver's client", 1, 0),
     ] {

@@ -6,9 +6,11 @@ use std::pin::pin;
 use futures_util::{FutureExt, StreamExt, TryStreamExt, poll};
 use retry_runtime::{Error, Transaction, transactional};
 use retry_tests::Database;
-use tokio_postgres::types::ToSql;
+use tokio_postgres::types::{ToSql, Type};
 
 const NONE: [&(dyn ToSql + Sync); 0] = [];
+const NO_TYPES: [(&(dyn ToSql + Sync), Type); 0] = [];
+const PROBED: &str = "SAVEPOINT transactional_commit; COMMIT";
 
 /// Fails after it has written, without seeing it.
 #[transactional(retries = 0)]
@@ -103,6 +105,22 @@ async fn end_well(tx: &mut Transaction<'_>, how: &str) -> Result<(), Error> {
     let statement = tx.prepare("SELECT $1::int").await?;
     match how {
         "prepared" => {}
+        "simple query" | "simple query, then more" => {
+            tx.batch_execute("SELECT 1").await?;
+            if how == "simple query, then more" {
+                tx.query_one(&statement, &[&1]).await?;
+            }
+        }
+        "typed" => drop(tx.query_typed("SELECT $1::int", &[(&1, Type::INT4)]).await?),
+        "typed rows" => {
+            tx.query_typed_raw("SELECT 1", NO_TYPES).await?.try_collect::<Vec<_>>().await?;
+        }
+        "typed, then proof" => {
+            tx.query_typed("SELECT $1::int", &[(&1, Type::INT4)]).await?;
+            tx.query_one(&statement, &[&1]).await?;
+        }
+        "typed, without rows" => assert_eq!(tx.execute_typed("SELECT $1::int", &[(&1, Type::INT4)]).await?, 1),
+        "nothing changed" => assert_eq!(tx.execute("SELECT 1 WHERE false", &[]).await?, 0),
         "executed" => assert_eq!(tx.execute(&statement, &[&1]).await?, 1),
         "rows read" => {
             tx.query_raw("SELECT 1", NONE).await?.try_collect::<Vec<_>>().await?;
@@ -132,12 +150,19 @@ async fn commit_is_probed_only_where_something_may_have_failed_unseen() {
     let db = Database::create().await;
     let pool = db.pool(1);
     for (how, commit) in [
-        ("prepared", "SELECT 1; COMMIT"),
+        ("prepared", PROBED),
         ("executed", "COMMIT"),
         ("rows read", "COMMIT"),
         ("rows left unread, then proof", "COMMIT"),
-        ("failure undone", "SELECT 1; COMMIT"),
-        ("driver's client", "SELECT 1; COMMIT"),
+        ("failure undone", PROBED),
+        ("driver's client", PROBED),
+        ("simple query", PROBED),
+        ("simple query, then more", PROBED),
+        ("typed", PROBED),
+        ("typed rows", PROBED),
+        ("typed, then proof", "COMMIT"),
+        ("typed, without rows", "COMMIT"),
+        ("nothing changed", PROBED),
     ] {
         end_well(&pool, how).await.unwrap();
         let last = "SELECT query FROM pg_stat_activity WHERE datname = current_database() AND state = 'idle'";

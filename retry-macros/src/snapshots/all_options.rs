@@ -71,7 +71,7 @@ async fn report(totals: &mut Vec<i64>) -> Result<(), BankError> {
                     .await;
                 let __outcome = bank::retry::__private::Outcome::into_result(__outcome);
                 let __seen = bank::retry::__private::seen!(
-                    & __outcome, | error | error.is_stale()
+                    __tx, & __outcome, | error | error.is_stale()
                 );
                 ::core::result::Result::Ok(__tx.settle(__outcome, __seen).await)
             }

@@ -33,7 +33,7 @@ async fn touch(
                 let __outcome = ::retry_runtime::__private::Outcome::into_result(
                     __outcome,
                 );
-                let __seen = ::retry_runtime::__private::seen!(& __outcome);
+                let __seen = ::retry_runtime::__private::seen!(__tx, & __outcome);
                 ::core::result::Result::Ok(__tx.settle(__outcome, __seen).await)
             }
             ::core::result::Result::Err(__error) => ::core::result::Result::Err(__error),

@@ -1,0 +1,174 @@
+//! Promise 3: an unknown outcome is never forgotten. Whatever fails after it, the call's error says unknown.
+#![allow(missing_docs)]
+
+use std::error::Error as _;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use retry_runtime::{Class, Error, Pool, Reconnect, Transaction, classify, transactional};
+use retry_tests::events::Events;
+use retry_tests::proxy::{Cut, Fault, Proxy, redirect};
+use retry_tests::{Database, pool};
+use tokio_postgres::NoTls;
+
+const COMMIT_ARRIVES: Fault = Fault { text: "COMMIT", request: usize::MAX, answer: 0, cut: Cut::Reset };
+
+async fn scene() -> (Database, Proxy) {
+    let db = Database::create().await;
+    db.setup(
+        "CREATE TABLE ledger (id int); CREATE TABLE slow (id int);
+         CREATE FUNCTION nap() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN PERFORM pg_sleep(1); RETURN NULL; END';
+         CREATE CONSTRAINT TRIGGER nap AFTER INSERT ON slow DEFERRABLE INITIALLY DEFERRED
+         FOR EACH ROW EXECUTE FUNCTION nap()",
+    )
+    .await;
+    let proxy = Proxy::start(db.config()).await.unwrap();
+    (db, proxy)
+}
+
+/// What the first attempt's commit has left.
+async fn committed(db: &Database) -> i64 {
+    db.value("SELECT count(*) FROM ledger").await
+}
+
+#[track_caller]
+fn assert_unknown(error: &(dyn std::error::Error + 'static)) {
+    let unknown = error.downcast_ref::<Error>();
+    assert!(matches!(unknown, Some(Error::CommitUnknown { identity: None, .. })), "{error:?}");
+    assert_eq!(classify(error), Some(Class::CommitUnknown));
+}
+
+macro_rules! write {
+    ($($name:ident, $table:literal $(, $option:meta)*;)*) => {$(
+        #[transactional(unknown_commit = "retry", base_delay = "250us", max_delay = "1ms" $(, $option)*)]
+        async fn $name(tx: &mut Transaction<'_>) -> Result<u32, Error> {
+            tx.execute(concat!("INSERT INTO ", $table, " VALUES (1)"), &[]).await?;
+            Ok(tx.attempt())
+        }
+    )*};
+}
+
+write! {
+    write, "ledger";
+    write_in_time, "ledger", deadline = "2s", retries = 1_000_000;
+    write_slowly, "slow", deadline = "300ms";
+}
+
+#[tokio::test]
+async fn a_commit_that_outlasts_the_deadline_is_unknown() {
+    let (db, _proxy) = scene().await;
+    let pool = db.pool(1);
+    let events = Events::capture();
+    let error = write_slowly(&pool).await.unwrap_err();
+    assert_unknown(&error);
+    let source = error.source().and_then(|source| source.downcast_ref());
+    assert!(matches!(source, None | Some(Error::DeadlineExceeded { .. })), "{error:?}");
+    assert_eq!(events.of("commit outcome unknown").len(), 1, "{events:?}");
+    drop(pool.get().await.unwrap());
+    assert_eq!(db.value::<i64>("SELECT count(*) FROM slow").await, 1, "it is committed");
+}
+
+/// Connects through the proxy once. After that, nothing listens.
+fn once(db: &Database, proxy: &Proxy) -> impl Pool {
+    let (first, refused) = (proxy.config().clone(), redirect(db.config(), 1));
+    let is_first = AtomicBool::new(true);
+    Reconnect::new(move || {
+        let config = if is_first.swap(false, Ordering::Relaxed) { first.clone() } else { refused.clone() };
+        async move {
+            let (client, connection) = config.connect(NoTls).await?;
+            tokio::spawn(connection);
+            Ok(client)
+        }
+    })
+}
+
+#[tokio::test]
+async fn a_server_that_is_gone_afterwards_leaves_it_unknown() {
+    for in_time in [false, true] {
+        let (db, proxy) = scene().await;
+        let source = once(&db, &proxy);
+        proxy.arm(COMMIT_ARRIVES);
+        let error = if in_time { write_in_time(&source).await } else { write(&source).await }.unwrap_err();
+        assert_unknown(&error);
+        let last = error.source().and_then(|source| source.downcast_ref::<Error>());
+        match last {
+            Some(Error::Postgres(_)) if !in_time => {}
+            Some(Error::DeadlineExceeded { .. }) if in_time => {}
+            _ => panic!("the last failure is the source: {error:?}"),
+        }
+        assert_eq!(committed(&db).await, 1);
+    }
+}
+
+/// An error that is no error of the database's, with or without a type for it.
+#[derive(Debug, thiserror::Error)]
+enum Refusal {
+    #[error("declined at the second attempt")]
+    Declined,
+    #[error(transparent)]
+    Runtime(#[from] Error),
+    #[error(transparent)]
+    Postgres(#[from] tokio_postgres::Error),
+}
+
+/// What the hooks have noted.
+static HOOKS: Mutex<Vec<&str>> = Mutex::new(Vec::new());
+
+#[transactional(unknown_commit = "retry")]
+async fn decline_later(tx: &mut Transaction<'_>, sql: &str) -> Result<(), Refusal> {
+    tx.on_commit(async { HOOKS.lock().unwrap().push("committed") });
+    tx.on_rollback(async { HOOKS.lock().unwrap().push("rolled back") });
+    if tx.attempt() > 1 {
+        tx.execute(sql, &[]).await?;
+        return Err(Refusal::Declined);
+    }
+    tx.execute("INSERT INTO ledger VALUES (1)", &[]).await?;
+    Ok(())
+}
+
+#[transactional(unknown_commit = "retry")]
+async fn decline_in_words(tx: &mut Transaction<'_>) -> Result<(), String> {
+    if tx.attempt() > 1 {
+        return Err("declined".to_owned());
+    }
+    tx.execute("INSERT INTO ledger VALUES (1)", &[]).await.map_err(|error| error.to_string())?;
+    Ok(())
+}
+
+/// The body may have refused because its own first attempt is committed. Hooks that undo must not run either.
+#[tokio::test]
+async fn the_bodys_own_error_afterwards_leaves_it_unknown() {
+    let (db, proxy) = scene().await;
+    let pool = pool(proxy.config(), 1);
+    for (sql, source) in [("SELECT 1", "declined at the second attempt"), ("SELECT 1 / 0", "division by zero")] {
+        proxy.arm(COMMIT_ARRIVES);
+        let Err(Refusal::Runtime(error)) = decline_later(&pool, sql).await else { panic!("not unknown") };
+        assert_unknown(&error);
+        assert!(error.source().unwrap().to_string().contains(source), "{error:?}");
+    }
+    assert_eq!(committed(&db).await, 2);
+    assert_eq!(HOOKS.lock().unwrap()[..], [""; 0]);
+    proxy.arm(COMMIT_ARRIVES);
+    let text = decline_in_words(&pool).await.unwrap_err();
+    assert_eq!(text, "the outcome of the commit is unknown: declined");
+}
+
+/// With the nearest thing to no deadline, nothing overflows.
+const FOREVER: Duration = Duration::from_secs(7_000_000_000_000_000_000);
+
+#[transactional(unknown_commit = "resolve", deadline = FOREVER)]
+async fn write_some_day(tx: &mut Transaction<'_>) -> Result<u32, Error> {
+    tx.execute("INSERT INTO ledger VALUES (1)", &[]).await?;
+    Ok(tx.attempt())
+}
+
+#[tokio::test]
+async fn an_absurd_deadline_is_no_deadline() {
+    let (db, proxy) = scene().await;
+    let pool = pool(proxy.config(), 1);
+    assert_eq!(write_some_day(&pool).await.unwrap(), 1);
+    proxy.arm(COMMIT_ARRIVES);
+    assert_eq!(write_some_day(&pool).await.unwrap(), 1);
+    assert_eq!(committed(&db).await, 2);
+}
