@@ -19,7 +19,8 @@ pub enum Class {
     Serialization,
     /// Deadlock detected: 40P01. Retried on `deadlock_retries`.
     Deadlock,
-    /// A lock could not be had in time: 55P03, 55006. Retried on `deadlock_retries`.
+    /// A lock could not be had in time: 55P03, and 55006 unless it is the session itself that is in the way. Retried on
+    /// `deadlock_retries`.
     Lock,
     /// The connection is lost, or the server is starting up or shutting down. Retried on `retries`.
     Connection,
@@ -192,16 +193,17 @@ impl Failure {
 
     /// Whether this answer to `COMMIT` proves that the transaction was rolled back.
     ///
-    /// An ERROR does. FATAL does only straight from the server (a pooler's has no parsed severity), and only where
-    /// the server ends sessions before it writes the commit record.
+    /// An ERROR does, unless it says that it does not know. Of a lost connection it must come straight from the server:
+    /// a trigger or a foreign table has lost one of its own then. (A pooler names no function that raised it.) FATAL
+    /// does only straight from the server, and only if the server ends sessions before it writes the commit record.
     pub(crate) fn proves_rollback(&self) -> bool {
         let Some(db) = &self.db else { return false };
-        let code = db.code();
+        let code = db.code().code();
         if !self.lost {
-            return self.class != Class::CommitUnknown && !code.code().starts_with("08");
+            let of_server = db.parsed_severity().is_some() && db.routine().is_some();
+            return self.class != Class::CommitUnknown && (of_server || !code.starts_with("08"));
         }
-        db.parsed_severity() == Some(Severity::Fatal)
-            && (*code == SqlState::ADMIN_SHUTDOWN || *code == SqlState::IDLE_IN_TRANSACTION_SESSION_TIMEOUT)
+        db.parsed_severity() == Some(Severity::Fatal) && matches!(code, "57P01" | "25P03" | "25P04")
     }
 }
 
@@ -218,6 +220,8 @@ fn error_class(db: &DbError) -> Class {
     match db.code().code() {
         "40001" | "CR000" | "OC000" | "OC001" => Class::Serialization,
         "40P01" => Class::Deadlock,
+        // A cursor or a trigger that is still to fire, of this very session.
+        "55006" if db.routine() == Some("CheckTableNotInUse") => Class::Fatal,
         "55P03" | "55006" => Class::Lock,
         "08000" | "08001" | "08003" | "08004" | "08006" | "57P01" | "57P02" | "57P03" | "57P05" | "25P03" => {
             Class::Connection
@@ -240,6 +244,8 @@ fn fatal_class(db: &DbError) -> Class {
         "53300" => Class::Capacity,
         "08P01" => protocol_class(db),
         "08007" | "40003" => Class::CommitUnknown,
+        // `transaction_timeout`: the next attempt would take as long.
+        "25P04" => Class::Fatal,
         code if ["0A", "22", "28", "3D", "42"].iter().any(|class| code.starts_with(class)) => Class::Fatal,
         _ => Class::Connection,
     }

@@ -3,8 +3,8 @@
 #![allow(missing_docs)]
 
 use retry_runtime::{Class, Error, classify};
-use retry_tests::Database;
 use retry_tests::rival::{Rival, terminate, wait_until};
+use retry_tests::{Database, FAULT_TABLES};
 use tokio_postgres::error::Severity;
 use tokio_postgres::{Client, Config, NoTls};
 
@@ -118,6 +118,39 @@ async fn codes_and_texts_of_relatives_and_poolers() {
     ] {
         let sql = format!("DO $$ BEGIN RAISE EXCEPTION USING ERRCODE = '{code}', MESSAGE = '{text}'; END $$");
         assert_class(&failure(&client, &sql).await, code, class);
+    }
+}
+
+/// The session is in its own way: another attempt would be too. Here too the message may be translated.
+#[tokio::test]
+async fn a_table_that_the_session_itself_has_in_use() {
+    let db = Database::create().await;
+    db.setup(FAULT_TABLES).await;
+    let client = db.client().await;
+    for in_use in ["INSERT INTO at_commit VALUES ('SELECT 1')", "DECLARE rows CURSOR FOR SELECT FROM at_commit"] {
+        let error = failure(&client, &format!("BEGIN; {in_use}; ALTER TABLE at_commit ADD COLUMN b int")).await;
+        assert_class(&error, "55006", Class::Fatal);
+        assert_eq!(error.as_db_error().unwrap().routine(), Some("CheckTableNotInUse"));
+    }
+}
+
+/// FATAL with any code: that is what `exit_on_error` makes of an ERROR.
+#[tokio::test]
+async fn codes_that_end_the_session() {
+    let db = Database::create().await;
+    for (code, class) in [
+        ("25P04", Class::Fatal),
+        ("25P03", Class::Connection),
+        ("40001", Class::Connection),
+        ("53100", Class::Connection),
+        ("57P05", Class::Connection),
+        ("53300", Class::Capacity),
+        ("22023", Class::Fatal),
+    ] {
+        let client = db.client().await;
+        client.batch_execute("SET exit_on_error = on").await.unwrap();
+        let raise = format!("DO $$ BEGIN RAISE EXCEPTION USING ERRCODE = '{code}'; END $$");
+        assert_fatal(&client.batch_execute(&raise).await.unwrap_err(), code, class);
     }
 }
 

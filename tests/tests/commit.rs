@@ -1,12 +1,12 @@
-//! Promise 1: `Ok` means committed.
+//! Promise 1: `Ok` means committed. And what an error in answer to COMMIT means.
 #![allow(missing_docs)]
 
 use std::error::Error as _;
 
 use futures_util::StreamExt;
 use retry_runtime::{Class, Error, Transaction, classify, transactional};
-use retry_tests::Database;
 use retry_tests::events::Events;
+use retry_tests::{Database, FAULT_TABLES, first_attempt_runs};
 use tokio_postgres::error::SqlState;
 
 async fn database() -> Database {
@@ -292,4 +292,74 @@ async fn no_rollback_follows_a_commit_that_failed() {
     // A failure of what stands before COMMIT leaves the transaction open.
     swallow_out_of_sight(&pool).await.unwrap_err();
     assert_eq!((db.open_transactions().await, pool.status().available), (0, 1));
+first_attempt_runs! {
+    max_delay = "1ms";
+    call;
+    once, retries = 0, deadlock_retries = 0;
+}
+
+/// A statement that raises `code`.
+fn raise(code: &str, text: &str) -> String {
+    format!("DO $$ BEGIN RAISE EXCEPTION USING ERRCODE = '{code}', MESSAGE = '{text}'; END $$")
+}
+
+/// The same, at COMMIT.
+fn raise_in_commit(code: &str, text: &str) -> String {
+    format!("INSERT INTO at_commit VALUES ('{}')", raise(code, text).replace('\'', "''"))
+}
+
+/// A database for faults, a pool of one connection, and the events from here on.
+async fn faults() -> (Database, deadpool_postgres::Pool, Events) {
+    let db = Database::create().await;
+    db.setup(FAULT_TABLES).await;
+    let pool = db.pool(1);
+    (db, pool, Events::capture())
+}
+
+async fn rows(db: &Database) -> i64 {
+    db.value("SELECT count(*) FROM done").await
+}
+
+/// From version 17 on, `transaction_timeout` ends the session so. Another attempt would take as long.
+#[tokio::test]
+async fn a_transaction_that_takes_too_long_is_final() {
+    for sql in [raise("25P04", "transaction timeout"), raise_in_commit("25P04", "transaction timeout")] {
+        let (db, pool, events) = faults().await;
+        let attempt = call(&pool, &format!("SET LOCAL exit_on_error = on; {sql}")).await;
+        let error = attempt.unwrap_err();
+        assert!(matches!(error, Error::Postgres(_)), "{error:?}");
+        assert_eq!(classify(&error), Some(Class::Fatal), "{error:?}");
+        assert_eq!(events.of("retrying").len(), 0, "{events:?}");
+        assert_eq!(events.of("connection discarded").len(), 1, "{events:?}");
+        assert_eq!(rows(&db).await, 0);
+    }
+}
+
+/// A deferred trigger, or a foreign server that it asks, has lost a connection of its own: ours goes on, and rolls back.
+#[tokio::test]
+async fn a_connection_that_commit_itself_has_lost_is_no_unknown_outcome() {
+    for code in ["08000", "08003", "08006"] {
+        let (db, pool, events) = faults().await;
+        let error = once(&pool, &raise_in_commit(code, "lost")).await.unwrap_err();
+        assert!(matches!(error, Error::Postgres(_)), "{error:?}");
+        assert_eq!(rows(&db).await, 0);
+        let attempt = call(&pool, &raise_in_commit(code, "lost")).await;
+        assert_eq!((attempt.unwrap(), rows(&db).await), (2, 1));
+        assert_eq!(events.of("commit outcome unknown").len(), 0, "{events:?}");
+    }
+}
+
+/// These say themselves that they do not know, and a session that ends may have committed before.
+#[tokio::test]
+async fn an_unknown_outcome_stays_unknown() {
+    for sql in [
+        raise_in_commit("08007", "transaction resolution unknown"),
+        raise_in_commit("40003", "result is ambiguous"),
+        format!("SET LOCAL exit_on_error = on; {}", raise_in_commit("08006", "lost")),
+    ] {
+        let (_db, pool, events) = faults().await;
+        let error = call(&pool, &sql).await.unwrap_err();
+        assert!(matches!(error, Error::CommitUnknown { .. }), "{error:?}");
+        assert_eq!(events.of("commit outcome unknown").len(), 1, "{events:?}");
+    }
 }
