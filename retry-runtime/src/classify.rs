@@ -14,8 +14,8 @@ use crate::error::Error;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Class {
-    /// A serialization failure: 40001, and CockroachDB's and Aurora DSQL's codes for it.
-    /// Retried on `deadlock_retries`.
+    /// A serialization failure: 40001, CockroachDB's and Aurora DSQL's codes for it, and what Citus makes of a worker's
+    /// (XX000 "could not commit transaction for shard … on at least one active node"). Retried on `deadlock_retries`.
     Serialization,
     /// Deadlock detected: 40P01. Retried on `deadlock_retries`.
     Deadlock,
@@ -234,8 +234,14 @@ fn error_class(db: &DbError) -> Class {
         "0A000" if db.routine() == Some("RevalidateCachedQuery") => Class::StalePlan,
         "0A000" if db.message().contains("cached plan must not change result type") => Class::StalePlan,
         "08007" | "40003" => Class::CommitUnknown,
+        "XX000" if is_failed_worker(db.message()) => Class::Serialization,
         _ => Class::Fatal,
     }
+}
+
+/// What Citus makes of a serialization failure in a worker's COMMIT.
+fn is_failed_worker(message: &str) -> bool {
+    message.starts_with("could not commit transaction for shard ") && message.ends_with(" on at least one active node")
 }
 
 /// The session is over. A new one may do better, unless the server refuses this login or this request as such.

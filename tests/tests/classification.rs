@@ -107,6 +107,7 @@ async fn codes_and_texts_of_relatives_and_poolers() {
         ("08P01", Class::Fatal, "trust authentication failed"),
         ("08P01", Class::Fatal, "invalid message format"),
         ("0A000", Class::StalePlan, "cached plan must not change result type"),
+        ("XX000", Class::Serialization, "could not commit transaction for shard 102008 on at least one active node"),
         ("08007", Class::CommitUnknown, "transaction resolution unknown"),
         ("40003", Class::CommitUnknown, "result is ambiguous"),
         ("40002", Class::Fatal, "transaction integrity constraint violation"),

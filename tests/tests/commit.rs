@@ -363,3 +363,15 @@ async fn an_unknown_outcome_stays_unknown() {
         assert_eq!(events.of("commit outcome unknown").len(), 1, "{events:?}");
     }
 }
+
+/// Citus reports a serialization failure of a worker's COMMIT so.
+#[tokio::test]
+async fn a_serialization_failure_that_citus_hides_is_retried() {
+    let (db, pool, events) = faults().await;
+    let hidden = raise_in_commit("XX000", "could not commit transaction for shard 102008 on at least one active node");
+    assert_eq!(call(&pool, &hidden).await.unwrap(), 2);
+    let retry = &events.of("retrying")[0];
+    assert_eq!((&*retry["class"], &*retry["sqlstate"]), ("serialization", "XX000"));
+    assert_eq!(events.of("connection discarded").len(), 0, "{events:?}");
+    assert_eq!(rows(&db).await, 1);
+}
