@@ -149,6 +149,14 @@ impl Failure {
         self.db.as_ref().map(|db| db.code().code())
     }
 
+    /// The server's message, unless it may quote data, as 22P02 does. Never the detail and the hint, which hold data and
+    /// several lines.
+    #[cfg(feature = "tracing")]
+    pub(crate) fn public_message(&self) -> Option<&str> {
+        let may_quote = matches!(self.class, Class::Fatal | Class::CommitUnknown);
+        self.db.as_ref().filter(|_| !may_quote).map(|db| db.message())
+    }
+
     fn has_code(&self, code: &SqlState) -> bool {
         self.db.as_ref().is_some_and(|db| db.code() == code)
     }

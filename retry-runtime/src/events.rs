@@ -16,8 +16,7 @@ macro_rules! event {
         tracing::$level!(
             target: "retry_runtime",
             sqlstate = $failure.and_then(Failure::code),
-            // Without detail and hint, which hold data and several lines.
-            error = $failure.and_then(|failure| failure.db.as_deref()).map(tokio_postgres::error::DbError::message),
+            error = $failure.and_then(Failure::public_message),
             $($field)*
         )
     };

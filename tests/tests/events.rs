@@ -2,9 +2,9 @@
 #![allow(missing_docs)]
 
 use retry_runtime::{Error, Transaction, transactional};
-use retry_tests::Database;
 use retry_tests::events::Events;
 use retry_tests::rival::{Rival, pid, terminate};
+use retry_tests::{Database, FAULT_TABLES};
 
 #[transactional(isolation = "repeatable read", deadlock_retries = 1, jitter = "none", name = "lose")]
 #[tracing::instrument(name = "a span of its own", skip_all)]
@@ -75,6 +75,47 @@ async fn a_retry_for_a_cause_that_was_not_seen_says_so() {
     let retries = events.of("retrying");
     assert_eq!(retries.len(), 1, "{events:?}");
     assert_eq!((retries[0]["class"].as_str(), retries[0]["sqlstate"].as_str()), ("unseen", "25P02"));
+}
+
+/// Of which the message quotes what it was given.
+#[transactional(retries = 1, retry_on = ["22P02", "P0001"], base_delay = "250us", max_delay = "1ms")]
+async fn quotes(tx: &mut Transaction<'_>, sql: &str) -> Result<(), Error> {
+    tx.batch_execute(sql).await?;
+    Ok(())
+}
+
+#[transactional(deadline = "1s", retries = 1, retry_on = ["22P02"], base_delay = "1s", max_delay = "2s", jitter = "none")]
+async fn quotes_too_late(tx: &mut Transaction<'_>) -> Result<(), Error> {
+    tx.batch_execute("SELECT 's3cret'::int").await?;
+    Ok(())
+}
+
+#[transactional]
+async fn quotes_at_last(tx: &mut Transaction<'_>) -> Result<(), Error> {
+    tx.batch_execute("SET LOCAL exit_on_error = on; SELECT 's3cret'::int").await?;
+    Ok(())
+}
+
+#[tokio::test]
+async fn what_a_message_may_quote_is_in_no_event() {
+    let db = Database::create().await;
+    db.setup(FAULT_TABLES).await;
+    let events = Events::capture();
+    let raise = "DO $$ BEGIN RAISE EXCEPTION USING ERRCODE = 'P0001', MESSAGE = 's3cret'; END $$";
+    let at_commit = format!("INSERT INTO at_commit VALUES ('{}')", raise.replace('\'', "''"));
+    let unknown = at_commit.replace("P0001", "40003");
+    for sql in ["SELECT 's3cret'::int", raise, &at_commit, &unknown] {
+        quotes(&db.pool(1), sql).await.unwrap_err();
+    }
+    quotes_too_late(&db.pool(1)).await.unwrap_err();
+    quotes_at_last(&db.pool(1)).await.unwrap_err();
+    for message in ["retrying", "giving up", "deadline exceeded", "commit outcome unknown", "connection discarded"] {
+        assert_ne!(events.of(message).len(), 0, "{message}: {events:?}");
+    }
+    for event in events.all() {
+        assert!(!event.values().any(|value| value.contains("s3cret")), "{event:?}");
+        assert!(event.contains_key("sqlstate"), "{event:?}");
+    }
 }
 
 #[transactional]
