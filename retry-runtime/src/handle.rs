@@ -16,8 +16,10 @@ use crate::state::{State, Unseen};
 #[derive(Clone, Copy)]
 pub(crate) struct Handle<'a> {
     pub(crate) client: &'a Client,
-    /// The pool's session behind `client`, where there is one.
+    /// The session behind `client`, where there is one.
     pub(crate) session: Option<&'a dyn Session>,
+    /// Whether the call has taken the session out of a pool, and not the caller.
+    pub(crate) pooled: bool,
     pub(crate) state: &'a State,
     /// The function that began the transaction.
     pub(crate) site: &'static Site,

@@ -27,7 +27,14 @@ mod deadpool {
 
     use crate::classify::Class;
     use crate::error::Error;
-    use crate::source::{BoxFuture, Pool, Session};
+    use crate::source::{BoxFuture, Kind, MadeFrom, Pool, Session, Source};
+
+    #[diagnostic::do_not_recommend]
+    impl<'a> MadeFrom<&'a mut Object> for Source<'a> {
+        fn made_from(object: &'a mut Object) -> Self {
+            Self(Kind::Client(object, Some(object)))
+        }
+    }
 
     impl Pool for Deadpool {
         fn get(&self) -> BoxFuture<'_, Result<Box<dyn Session>, Error>> {
@@ -80,7 +87,20 @@ mod bb8_pool {
 
     use crate::classify::Class;
     use crate::error::Error;
-    use crate::source::{BoxFuture, Pool, Session};
+    use crate::source::{BoxFuture, Kind, MadeFrom, Pool, Session, Source};
+
+    #[diagnostic::do_not_recommend]
+    impl<'a, T> MadeFrom<&'a mut PooledConnection<'_, Manager<T>>> for Source<'a>
+    where
+        T: MakeTlsConnect<Socket> + Clone + Send + Sync + 'static,
+        T::Stream: Send + Sync,
+        T::TlsConnect: Send,
+        <T::TlsConnect as TlsConnect<Socket>>::Future: Send,
+    {
+        fn made_from(connection: &'a mut PooledConnection<'_, Manager<T>>) -> Self {
+            Self(Kind::Client(connection, None))
+        }
+    }
 
     impl<T> Pool for bb8::Pool<Manager<T>>
     where

@@ -146,14 +146,24 @@ impl<'a> Run<'a> {
             self.session = Some(self.take_session(*pool).await?);
         }
         self.lap = Some(self.site.damper.begin(self.waits.as_ref().is_some_and(|waits| waits.is_alone())));
-        let session = self.session.as_deref();
+        let session = self.session();
         let client = match (&self.source, session) {
-            (Kind::Client(client), _) => client,
+            (Kind::Client(client, _), _) => client,
             (_, Some(session)) => session.client(),
             (_, None) => unreachable!("a call that is not nested has a client or a session"),
         };
         let Self { site, ref state, attempt, after_unknown, deadline, .. } = *self;
-        begin::transaction(Handle { client, session, state, site, deadline, attempt, after_unknown, depth: 0 }).await
+        let pooled = self.session.is_some();
+        let handle = Handle { client, session, pooled, state, site, deadline, attempt, after_unknown, depth: 0 };
+        begin::transaction(handle).await
+    }
+
+    /// The pool's session, or the caller's own.
+    fn session(&self) -> Option<&dyn Session> {
+        match self.source {
+            Kind::Client(_, session) => session,
+            _ => self.session.as_deref(),
+        }
     }
 
     /// Whether it takes turns with others: it has escalated, or all calls do.
@@ -227,7 +237,7 @@ impl<'a> Run<'a> {
         if matches!(self.source, Kind::Nested(_)) {
             return end.error.map_or(Next::Return, Next::Fail);
         }
-        if let (true, Some(session)) = (end.cause.is_some_and(Cause::is_stale_plan), &self.session) {
+        if let (true, Some(session)) = (end.cause.is_some_and(Cause::is_stale_plan), self.session()) {
             session.clear_statement_cache();
         }
         let keep = end.cause.is_some_and(Cause::keeps_session);
@@ -315,7 +325,7 @@ impl<'a> Run<'a> {
 
     async fn try_again(&mut self, cause: Cause, end: End) -> Next {
         let failure = end.failure.as_ref();
-        let stranded = end.discard && matches!(self.source, Kind::Client(_));
+        let stranded = end.discard && matches!(self.source, Kind::Client(..));
         let delay = if stranded { None } else { self.spent.take(cause, &self.site.policy) };
         // Waiting for its turn to run alone, and running alone, is all the delay that a lost conflict needs.
         let alone = cause.is_conflict() && self.runs_alone();

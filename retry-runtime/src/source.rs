@@ -17,7 +17,8 @@ pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
 /// Where a `#[transactional]` function gets its transaction from. Callers rarely name it: it is made from
 ///
 /// - a reference to a [`Pool`]: each attempt takes a session from it, and gives it back before it sleeps;
-/// - a `&mut` [`Client`]: every attempt runs on it, and a lost connection ends the call;
+/// - a `&mut` [`Client`], or `&mut` a pool's connection (of deadpool-postgres or bb8-postgres), with its statement cache:
+///   every attempt runs on it, it stays the caller's, and a lost connection ends the call;
 /// - a `&mut` [`Transaction`]: the call becomes a savepoint of it, and the outermost call does the retrying.
 ///
 /// A type of one's own that holds a pool can be passed as well:
@@ -42,7 +43,8 @@ pub struct Source<'a>(pub(crate) Kind<'a>);
 
 pub(crate) enum Kind<'a> {
     Pool(&'a dyn Pool),
-    Client(&'a Client),
+    /// The caller's own. With the session that has its statement cache, if there is one.
+    Client(&'a Client, Option<&'a dyn Session>),
     Nested(&'a Handle<'a>),
 }
 
@@ -75,7 +77,10 @@ pub(crate) enum Kind<'a> {
 ///     fn discard(self: Box<Self>) {}
 /// }
 /// ```
-#[diagnostic::on_unimplemented(message = "`{Self}` is no pool of connections")]
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` is no pool of connections",
+    note = "the pools of deadpool-postgres and bb8-postgres need the features `deadpool` and `bb8` of retry-runtime"
+)]
 pub trait Pool: Send + Sync {
     /// Takes a session out of the pool. Dropping the future takes none.
     ///
@@ -125,7 +130,8 @@ impl<P: Pool + ?Sized> Pool for Arc<P> {
 /// What a [`Source`] is made from. A trait of our own, as what rustc says of [`From`] is not ours to word.
 #[diagnostic::on_unimplemented(
     message = "no transaction can begin on `{T}`",
-    label = "pass a pool as `&pool`, a client as `&mut client`, an open transaction as `&mut *tx`"
+    label = "pass a pool as `&pool`, a client or a pool's connection as `&mut client`, an open transaction as `&mut *tx`",
+    note = "the pools of deadpool-postgres and bb8-postgres need the features `deadpool` and `bb8` of retry-runtime"
 )]
 pub trait MadeFrom<T> {
     /// Makes it.
@@ -151,7 +157,7 @@ impl<'a, P: Pool> MadeFrom<&'a P> for Source<'a> {
 #[diagnostic::do_not_recommend]
 impl<'a> MadeFrom<&'a mut Client> for Source<'a> {
     fn made_from(client: &'a mut Client) -> Self {
-        Self(Kind::Client(client))
+        Self(Kind::Client(client, None))
     }
 }
 
@@ -166,7 +172,7 @@ impl fmt::Debug for Source<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self.0 {
             Kind::Pool(_) => "Source::Pool",
-            Kind::Client(_) => "Source::Client",
+            Kind::Client(..) => "Source::Client",
             Kind::Nested(_) => "Source::Transaction",
         })
     }

@@ -381,7 +381,7 @@ impl Deref for Transaction<'_> {
 impl Drop for Transaction<'_> {
     fn drop(&mut self) {
         // A pooled session is handed over to its clean-up, which begins with the rollback.
-        let cleaned_up = self.savepoint.is_none() && self.handle.session.is_some();
+        let cleaned_up = self.savepoint.is_none() && self.handle.pooled;
         if !self.ended && !cleaned_up {
             self.undo_savepoint();
             self.handle.queue_rollback();

@@ -292,6 +292,8 @@ async fn no_rollback_follows_a_commit_that_failed() {
     // A failure of what stands before COMMIT leaves the transaction open.
     swallow_out_of_sight(&pool).await.unwrap_err();
     assert_eq!((db.open_transactions().await, pool.status().available), (0, 1));
+}
+
 first_attempt_runs! {
     max_delay = "1ms";
     call;

@@ -11,6 +11,7 @@ use retry_runtime::{BoxFuture, Class, Error, Pool, Session, Transaction, classif
 use retry_tests::events::Events;
 use retry_tests::rival::{pid, terminate};
 use retry_tests::{Database, connect};
+use tokio::sync::Notify;
 use tokio_postgres::{Client, Config, NoTls};
 
 #[transactional(base_delay = "1ms", max_delay = "2ms")]
@@ -319,4 +320,62 @@ async fn add(tx: &mut Transaction<'_>, cents: String) -> Result<(), Error> {
     let cents: i64 = cents.parse().unwrap();
     tx.execute("UPDATE accounts SET cents = cents + $1 WHERE id = 1", &[&cents]).await?;
     Ok(())
+}
+
+#[transactional]
+async fn stall(tx: &mut Transaction<'_>, stalled: &Notify) -> Result<(), Error> {
+    tx.batch_execute("INSERT INTO things VALUES (2)").await?;
+    stalled.notify_one();
+    std::future::pending().await
+}
+
+/// The caller's own connection of a pool: it is neither given back nor discarded, and left outside of any transaction.
+macro_rules! check_connection {
+    ($db:ident, $connection:expr) => {{
+        let (observer, events) = ($db.client().await, Events::capture());
+        let mut connection = $connection;
+        let own = backend(&mut connection).await.unwrap();
+        let stalled = Notify::new();
+        tokio::select! {
+            _ = stall(&mut connection, &stalled) => unreachable!("it stalls"),
+            () = stalled.notified() => {}
+        }
+        let outside = "SELECT pg_current_xact_id_if_assigned() IS NULL AND NOT EXISTS (SELECT FROM things WHERE a = 2)";
+        assert!(connection.query_one(outside, &[]).await.unwrap().get::<_, bool>(0));
+        assert_eq!(backend(&mut connection).await.unwrap(), own);
+        assert_eq!(events.all().len(), 0, "{events:?}");
+
+        let error = cut_once(&mut connection, &observer).await.unwrap_err();
+        assert_eq!(classify(&error), Some(Class::Connection), "{error:?}");
+        assert_eq!(events.of("retrying").len(), 0, "{events:?}");
+        assert_eq!(events.of("giving up").len(), 1, "{events:?}");
+    }};
+}
+
+#[tokio::test]
+async fn a_connection_of_a_pool_is_a_source() {
+    let db = Database::create().await;
+    db.setup("CREATE TABLE things (a int)").await;
+    check_connection!(db, db.pool(1).get().await.unwrap());
+    let pool = bb8(&db);
+    check_connection!(db, pool.get().await.unwrap());
+    check_connection!(db, pool.get_owned().await.unwrap());
+}
+
+#[tokio::test]
+async fn a_connection_of_a_pool_keeps_its_statement_cache() {
+    let db = Database::create().await;
+    db.setup("CREATE TABLE things (a int); INSERT INTO things VALUES (1)").await;
+    let pool = db.pool(1);
+    let mut connection = pool.get().await.unwrap();
+    for _ in 0..3 {
+        assert_eq!(cached(&mut connection).await.unwrap(), (1, 1));
+    }
+    let prepared = "SELECT count(*) FROM pg_prepared_statements WHERE statement = 'SELECT * FROM things'";
+    assert_eq!(connection.query_one(prepared, &[]).await.unwrap().get::<_, i64>(0), 1);
+    assert_eq!(connection.statement_cache.size(), 1);
+    db.setup("ALTER TABLE things ADD COLUMN b int").await;
+    assert_eq!(cached(&mut connection).await.unwrap(), (2, 2), "prepared anew");
+    drop(connection);
+    assert_eq!(cached(&pool).await.unwrap(), (2, 1), "the pool's next borrower has it too");
 }
