@@ -56,23 +56,22 @@ impl Drop for Borrowed {
 }
 
 /// Takes over a session whose transaction is open, or whose COMMIT is on its way. Sends ROLLBACK at once, unless it is
-/// COMMIT that was left. Where no runtime is running any more, the connection is closed.
+/// COMMIT that was left. Outside of a runtime, the connection is closed.
 pub(crate) fn hand_over(session: Box<dyn Session>, commit: Option<Answer>, site: &'static Site, attempt: u32) {
     let session = Borrowed::new(session);
     let rollback = if commit.is_none() { Some(Answer::send(session.client(), "ROLLBACK")) } else { None };
-    if let Ok(runtime) = Runtime::try_current() {
-        runtime.spawn(async move {
-            if let Some(commit) = commit {
-                finish(commit, site, attempt).await;
-            }
-            let clean = timeout(LIMIT, clean(&session, rollback)).await;
-            if clean.unwrap_or(false) {
-                session.give_back();
-            } else {
-                events::discard(site, attempt, None);
-            }
-        });
-    }
+    let Ok(runtime) = Runtime::try_current() else { return events::discard(site, attempt, None) };
+    runtime.spawn(async move {
+        if let Some(commit) = commit {
+            finish(commit, site, attempt).await;
+        }
+        let clean = timeout(LIMIT, clean(&session, rollback)).await;
+        if clean.unwrap_or(false) {
+            session.give_back();
+        } else {
+            events::discard(site, attempt, None);
+        }
+    });
 }
 
 /// Lets a COMMIT end and tells how: its caller will not.

@@ -80,8 +80,9 @@ mod deadpool {
 mod bb8_pool {
     use std::error::Error as StdError;
 
-    use bb8::{PooledConnection, RunError};
+    use bb8::{ManageConnection, PooledConnection, RunError};
     use bb8_postgres::PostgresConnectionManager as Manager;
+    use tokio::runtime::Handle as Runtime;
     use tokio_postgres::tls::{MakeTlsConnect, TlsConnect};
     use tokio_postgres::{Client, Error as PgError, Socket};
 
@@ -112,7 +113,10 @@ mod bb8_pool {
         fn get(&self) -> BoxFuture<'_, Result<Box<dyn Session>, Error>> {
             Box::pin(async {
                 match self.get_owned().await {
-                    Ok(connection) => Ok(Box::new(connection) as Box<dyn Session>),
+                    Ok(connection) => {
+                        let lent = Lent { connection: Some(connection), runtime: Runtime::current() };
+                        Ok(Box::new(lent) as Box<dyn Session>)
+                    }
                     Err(RunError::User(error)) => Err(Error::Postgres(error)),
                     Err(error @ RunError::TimedOut) => Err(Error::Pool(Box::new(error))),
                 }
@@ -120,7 +124,21 @@ mod bb8_pool {
         }
     }
 
-    impl<T> Session for PooledConnection<'static, Manager<T>>
+    /// A connection that ends in the runtime where it was taken, if there is no other: bb8 replaces one that was closed by
+    /// a task, and would panic.
+    struct Lent<M: ManageConnection> {
+        connection: Option<PooledConnection<'static, M>>,
+        runtime: Runtime,
+    }
+
+    impl<M: ManageConnection> Drop for Lent<M> {
+        fn drop(&mut self) {
+            let _runtime = Runtime::try_current().is_err().then(|| self.runtime.enter());
+            drop(self.connection.take());
+        }
+    }
+
+    impl<T> Session for Lent<Manager<T>>
     where
         T: MakeTlsConnect<Socket> + Clone + Send + Sync + 'static,
         T::Stream: Send + Sync,
@@ -128,13 +146,15 @@ mod bb8_pool {
         <T::TlsConnect as TlsConnect<Socket>>::Future: Send,
     {
         fn client(&self) -> &Client {
-            self
+            self.connection.as_ref().expect("held until it is dropped")
         }
 
-        /// bb8 has no way to take a connection out for good, but it does not take a closed one back. This closes the
+        /// bb8 has no way to take a connection out, but it does not take a closed one back. This closes the
         /// client as the crate `postgres` does.
         fn discard(mut self: Box<Self>) {
-            self.__private_api_close();
+            if let Some(connection) = &mut self.connection {
+                connection.__private_api_close();
+            }
         }
     }
 

@@ -11,6 +11,7 @@ use retry_runtime::{Error, Pool, Transaction, WithCancel, transactional};
 use retry_tests::events::Events;
 use retry_tests::rival::{pid, wait_until};
 use retry_tests::{Database, connect};
+use tokio::runtime::Runtime;
 use tokio_postgres::{Client, NoTls, SimpleQueryMessage};
 
 #[transactional]
@@ -205,39 +206,83 @@ async fn a_call_dropped_in_commit_is_let_finish_and_reported() {
     }
 }
 
-/// Nobody is left to clean up: the connection is closed, and the server rolls back.
-#[test]
-fn a_call_dropped_after_its_runtime_closes_the_connection() {
-    let outer = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+#[transactional]
+async fn stall(tx: &mut Transaction<'_>) -> Result<(), Error> {
+    tx.batch_execute("UPDATE accounts SET cents = 0").await?;
+    std::future::pending().await
+}
+
+fn runtime() -> Runtime {
+    tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap()
+}
+
+/// Drops a call in its middle, outside of any runtime: the one that ran it is `gone`, or stands still. Nothing can clean
+/// up: the connection is closed, and the server rolls back.
+fn drop_outside_of_a_runtime<P: Pool>(make_pool: impl FnOnce(&Database) -> P, gone: bool, check: impl FnOnce(&P)) {
+    let (outer, mut inner) = (runtime(), Some(runtime()));
     let db = outer.block_on(async {
         let db = Database::create().await;
         db.accounts(2, 100).await;
         db
     });
-    let pool = db.pool(1);
-    let inner = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-    let mut call = Box::pin(empty_accounts(&pool, "0"));
-    let backend = inner.block_on(async {
+    let in_inner = inner.as_ref().map(Runtime::enter);
+    let pool = make_pool(&db);
+    drop(in_inner);
+    let events = Events::capture();
+    let mut call = Box::pin(stall(&pool));
+    let backend = inner.as_ref().unwrap().block_on(async {
         let observer = connect(db.config()).await;
-        for _ in 0..6 {
+        let stalled = "SELECT pid FROM pg_stat_activity WHERE datname = current_database()
+                       AND state = 'idle in transaction' AND query LIKE 'UPDATE%'";
+        loop {
             assert!(poll!(call.as_mut()).is_pending());
-            tokio::time::sleep(Duration::from_millis(2)).await;
+            if let Some(row) = observer.query_opt(stalled, &[]).await.unwrap() {
+                break row.get::<_, i32>(0);
+            }
         }
-        let open = "SELECT pid FROM pg_stat_activity WHERE xact_start IS NOT NULL AND pid <> pg_backend_pid()
-                    AND datname = current_database()";
-        observer.query_one(open, &[]).await.unwrap().get::<_, i32>(0)
     });
-    drop(inner);
+    if gone {
+        inner = None;
+    }
     drop(call);
-    outer.block_on(async {
+    assert_eq!(events.of("connection discarded").len(), 1, "{events:?}");
+    // The connection's own task has to end too, where there still is one.
+    inner.as_ref().unwrap_or(&outer).block_on(async {
         let observer = db.client().await;
-        let gone = "SELECT NOT EXISTS (SELECT FROM pg_stat_activity WHERE pid = $1)";
-        while !observer.query_one(gone, &[&backend]).await.unwrap().get::<_, bool>(0) {
+        let ended = "SELECT NOT EXISTS (SELECT FROM pg_stat_activity WHERE pid = $1)";
+        while !observer.query_one(ended, &[&backend]).await.unwrap().get::<_, bool>(0) {
             tokio::time::sleep(Duration::from_millis(1)).await;
         }
         assert_eq!(db.cents(1).await, 100);
     });
-    assert_eq!(pool.status().size, 0, "the pool does not have it either");
+    check(&pool);
+}
+
+#[test]
+fn a_call_dropped_after_its_runtime_closes_the_connection() {
+    for gone in [true, false] {
+        drop_outside_of_a_runtime(
+            |db| db.pool(1),
+            gone,
+            |pool| {
+                assert_eq!(pool.status().size, 0, "the pool does not have it either");
+            },
+        );
+    }
+}
+
+/// A pool of bb8 replaces a lost connection by a task.
+#[test]
+fn a_call_dropped_after_its_runtime_does_not_panic_in_a_pool_that_spawns() {
+    for gone in [true, false] {
+        let with_min_idle = |db: &Database| {
+            let manager = PostgresConnectionManager::new(db.config().clone(), NoTls);
+            bb8::Pool::builder().max_size(1).min_idle(1).build_unchecked(manager)
+        };
+        drop_outside_of_a_runtime(with_min_idle, gone, |pool| {
+            assert_eq!(pool.state().connections, u32::from(!gone), "replaced, if anything runs");
+        });
+    }
 }
 
 #[transactional]
