@@ -27,7 +27,8 @@ pub enum Class {
     /// The server or the pool has no connection to give. Retried on `retries`.
     Capacity,
     /// A write met a server or a transaction that only reads: 25006. Retried on `retries`, on another connection,
-    /// where the function is not `read_only`.
+    /// where the function is not `read_only`. If it is the settings of that connection too that only allow reading
+    /// (`default_transaction_read_only`, of the role, say), the call gives up.
     ReadOnly,
     /// A prepared statement outlived its table's definition or its connection: 26000, and 0A000 "cached plan must
     /// not change result type". Retried once, outside the budgets, with the statement cache cleared.

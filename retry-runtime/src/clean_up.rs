@@ -123,6 +123,12 @@ async fn roll_back(session: &Borrowed, mut rollback: Answer) -> bool {
     false
 }
 
+/// Whether it is the session's settings that forbid to write, and not the server.
+pub(crate) async fn is_set_to_read(client: &Client) -> bool {
+    let answer = client.simple_query("SHOW default_transaction_read_only").await;
+    answer.is_ok_and(|messages| last_row(&messages).and_then(|row| row.get(0)) == Some("on"))
+}
+
 /// Outside of a transaction, a statement's own beginning is the transaction's.
 async fn is_idle(client: &Client) -> bool {
     let answer = client.simple_query("SELECT now() = statement_timestamp()").await;

@@ -48,6 +48,10 @@ impl Cause {
         matches!(self, Self::Class(Class::Connection | Class::ReadOnly))
     }
 
+    pub(crate) fn is_read_only(self) -> bool {
+        self == Self::Class(Class::ReadOnly)
+    }
+
     pub(crate) fn is_stale_plan(self) -> bool {
         self == Self::Class(Class::StalePlan)
     }
@@ -91,6 +95,8 @@ pub(crate) struct Spent {
     deadlock_retries: u32,
     replanned: bool,
     reopened: bool,
+    /// Whether a retry was for a connection that only reads.
+    read_only: bool,
 }
 
 impl Spent {
@@ -106,7 +112,13 @@ impl Spent {
             return None;
         }
         *spent += 1;
+        self.read_only |= cause.is_read_only();
         Some(backoff::delay(policy, cause.schedule(), *spent, budget, &mut rand::rng()))
+    }
+
+    /// Whether the call has met a connection that only reads.
+    pub(crate) fn has_met_read_only(&self) -> bool {
+        self.read_only
     }
 
     /// How often the call has lost to a concurrent one.

@@ -240,6 +240,9 @@ impl<'a> Run<'a> {
         if let (true, Some(session)) = (end.cause.is_some_and(Cause::is_stale_plan), self.session()) {
             session.clear_statement_cache();
         }
+        if self.spent.has_met_read_only() && end.failure.as_ref().is_some_and(Failure::is_refused_write) {
+            Box::pin(self.give_up_writing(&mut end)).await;
+        }
         let keep = end.cause.is_some_and(Cause::keeps_session);
         let hooks_wait = self.state.with_hooks(|hooks| hooks.len() > 0);
         if !keep || hooks_wait || end.discard || self.state.is_dirty() {
@@ -262,6 +265,17 @@ impl<'a> Run<'a> {
             events::hidden(self.site, self.attempt, end.failure.as_ref());
         }
         self.give_up(end)
+    }
+
+    /// Another connection only reads as well. If its settings say so, and not the server, all others will.
+    async fn give_up_writing(&self, end: &mut End) {
+        let (Some(session), false) = (&self.session, self.state.is_dirty()) else { return };
+        if let Ok(true) = self.deadline.bound(clean_up::is_set_to_read(session.client())).await {
+            if let Some(cause) = end.cause.take() {
+                events::give_up(self.site, self.attempt, cause, end.failure.as_ref());
+                end.discard = false;
+            }
+        }
     }
 
     /// Gives the session back to its pool, unless it must not be used again, or not yet.

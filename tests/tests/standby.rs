@@ -159,8 +159,35 @@ async fn what_a_standby_refuses_is_retried_on_another_connection() {
     assert_eq!(rows(&scene.on_primary).await, 4);
     assert_eq!(read(&scene.standby_first()).await.unwrap(), 1, "it can read");
 
+    let before = scene.events.of("retrying").len();
     let error = plain(&pool(&scene.on_standby, 1)).await.unwrap_err();
     assert_eq!(classify(&error), Some(Class::ReadOnly), "{error:?}");
+    assert_eq!(scene.events.of("retrying").len(), before + 2, "it may be promoted yet");
+}
+
+/// One more connection is enough to learn that it is not this one: all that the role or the database gets only read.
+#[tokio::test]
+async fn a_setting_that_forbids_to_write_is_final_on_the_second_connection() {
+    let db = Database::create().await;
+    db.setup(FAULT_TABLES).await;
+    let pool = db.pool(2);
+    let events = Events::capture();
+    let (one, other) = (pool.get().await.unwrap(), pool.get().await.unwrap());
+    one.batch_execute("SET default_transaction_read_only = on").await.unwrap();
+    drop((one, other));
+    assert_eq!(patient(&pool).await.unwrap(), 2, "the other one may write");
+    assert_eq!(events.of("connection discarded").len(), 1, "{events:?}");
+
+    let name = db.config().get_dbname().unwrap();
+    db.setup(&format!("ALTER DATABASE {name} SET default_transaction_read_only = on")).await;
+    let (pool, events) = (db.pool(2), Events::capture());
+    let error = patient(&pool).await.unwrap_err();
+    assert_eq!(classify(&error), Some(Class::ReadOnly), "{error:?}");
+    assert_eq!(events.of("retrying").len(), 1, "{events:?}");
+    assert_eq!(events.of("connection discarded").len(), 1, "{events:?}");
+    let given_up = &events.of("giving up")[0];
+    assert_eq!((&*given_up["class"], &*given_up["sqlstate"], &*given_up["attempt"]), ("read_only", "25006", "2"));
+    assert_eq!((pool.status().size, pool.status().available), (1, 1), "the second is given back");
 }
 
 /// Its body may not write, and yet only another server can run it.
