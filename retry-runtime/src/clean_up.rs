@@ -131,6 +131,7 @@ pub(crate) async fn is_set_to_read(client: &Client) -> bool {
 
 /// Outside of a transaction, a statement's own beginning is the transaction's.
 async fn is_idle(client: &Client) -> bool {
-    let answer = client.simple_query("SELECT now() = statement_timestamp()").await;
+    let answer =
+        client.simple_query("SELECT pg_catalog.now() OPERATOR(pg_catalog.=) pg_catalog.statement_timestamp()").await;
     answer.is_ok_and(|messages| last_row(&messages).and_then(|row| row.get(0)) == Some("t"))
 }

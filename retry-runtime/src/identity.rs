@@ -8,17 +8,22 @@ use tokio_postgres::{SimpleQueryMessage, SimpleQueryRow};
 /// timeline changes with every failover, and the statistics of the background writer are reset by every crash
 /// recovery: so both together name the incarnation that gave out the id. (The control file's timeline is stale after a
 /// promotion, the WAL file's name is not.)
-pub(crate) const ASK: &str = "SELECT pg_catalog.pg_current_xact_id()::text, pg_catalog.pg_backend_pid()::text, \
+///
+/// Qualified throughout, as the `search_path` may put something else before `pg_catalog`.
+pub(crate) const ASK: &str = "SELECT pg_catalog.pg_current_xact_id()::pg_catalog.text, \
+     pg_catalog.pg_backend_pid()::pg_catalog.text, \
      pg_catalog.substr(pg_catalog.pg_walfile_name(pg_catalog.pg_current_wal_lsn()), 1, 8), \
-     (SELECT (extract(epoch FROM stats_reset) * 1000000)::bigint::text FROM pg_catalog.pg_stat_bgwriter), \
-     (SELECT system_identifier::text FROM pg_catalog.pg_control_system())";
+     (SELECT (extract(epoch FROM stats_reset) OPERATOR(pg_catalog.*) 1000000)::bigint::pg_catalog.text \
+      FROM pg_catalog.pg_stat_bgwriter), \
+     (SELECT system_identifier::pg_catalog.text FROM pg_catalog.pg_control_system())";
 
 /// Asks a server which incarnation it is, and whether it can tell outcomes.
-pub(crate) const ASK_SERVER: &str = "SELECT pg_catalog.pg_is_in_recovery()::text, \
+pub(crate) const ASK_SERVER: &str = "SELECT pg_catalog.pg_is_in_recovery()::pg_catalog.text, \
      CASE WHEN pg_catalog.pg_is_in_recovery() THEN NULL \
      ELSE pg_catalog.substr(pg_catalog.pg_walfile_name(pg_catalog.pg_current_wal_lsn()), 1, 8) END, \
-     (SELECT (extract(epoch FROM stats_reset) * 1000000)::bigint::text FROM pg_catalog.pg_stat_bgwriter), \
-     (SELECT system_identifier::text FROM pg_catalog.pg_control_system())";
+     (SELECT (extract(epoch FROM stats_reset) OPERATOR(pg_catalog.*) 1000000)::bigint::pg_catalog.text \
+      FROM pg_catalog.pg_stat_bgwriter), \
+     (SELECT system_identifier::pg_catalog.text FROM pg_catalog.pg_control_system())";
 
 /// What identifies a transaction whose outcome is unknown. [`resolve`](crate::resolve()) takes it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -48,7 +53,7 @@ pub(crate) struct Incarnation {
     pub(crate) system: String,
 }
 
-/// A random key in the table `transactional_commits`.
+/// A random key in the table `transactional.commits`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Token(u128);
 
@@ -62,7 +67,7 @@ impl Identity {
         }
     }
 
-    /// The key in `transactional_commits` as text of a `uuid`, with `unknown_commit = "token"`.
+    /// The key in `transactional.commits` as text of a `uuid`, with `unknown_commit = "token"`.
     #[must_use]
     pub fn token(&self) -> Option<String> {
         match &self.0 {

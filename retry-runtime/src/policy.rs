@@ -68,7 +68,7 @@ pub enum UnknownCommit {
     /// and gives it an id even where it writes nothing.
     Resolve,
     /// Write a token with the commit, and look for it on another connection of the pool. Survives failover, and works
-    /// wherever a table does; costs one inserted row for each commit. See [`resolve`](crate::resolve()) for the table.
+    /// wherever a table does; costs one inserted row for each commit. [`install`](crate::install()) makes the table.
     Token,
 }
 

@@ -49,16 +49,7 @@ impl CommitOutcome {
 /// 150 ms has its session ended (`pg_terminate_backend`), where the role may do that.
 ///
 /// An identity by token claims the token, so that a transaction which is found missing can never be committed. Its
-/// table is made once, and pruned as you like (of what is older than any call lasts):
-///
-/// ```sql
-/// CREATE TABLE transactional_commits (
-///     token uuid PRIMARY KEY,
-///     committed boolean NOT NULL DEFAULT true,
-///     at timestamptz NOT NULL DEFAULT now()
-/// );
-/// DELETE FROM transactional_commits WHERE at < now() - interval '1 day';
-/// ```
+/// table is made by [`install`](crate::install()).
 ///
 /// # Errors
 /// The database's own. The outcome is then as unknown as before: ask again.
@@ -122,8 +113,8 @@ async fn claim(token: Token, client: &Client) -> Result<CommitOutcome, PgError> 
     let claimed = client
         .simple_query(&format!(
             "BEGIN ISOLATION LEVEL READ COMMITTED; \
-             INSERT INTO transactional_commits (token, committed) VALUES ('{token}', false) ON CONFLICT DO NOTHING; \
-             SELECT committed FROM transactional_commits WHERE token = '{token}'; COMMIT"
+             INSERT INTO transactional.commits (token, committed) VALUES ('{token}', false) ON CONFLICT DO NOTHING; \
+             SELECT committed FROM transactional.commits WHERE token OPERATOR(pg_catalog.=) '{token}'; COMMIT"
         ))
         .await;
     match claimed {
@@ -213,7 +204,8 @@ async fn end_session(xact: &Xact, client: &Client) -> Result<(), PgError> {
     let (xid, pid) = (xact.xid, xact.pid);
     let sql = format!(
         "SELECT pg_catalog.pg_terminate_backend(pid) FROM pg_catalog.pg_stat_activity \
-         WHERE pid = {pid} AND backend_xid = '{xid}'::xid8::xid"
+         WHERE pid OPERATOR(pg_catalog.=) {pid} \
+         AND backend_xid OPERATOR(pg_catalog.=) '{xid}'::pg_catalog.xid8::pg_catalog.xid"
     );
     match client.batch_execute(&sql).await {
         Err(error) if error.code() == Some(&SqlState::INSUFFICIENT_PRIVILEGE) => Ok(()),

@@ -169,7 +169,7 @@ impl Transaction<'_> {
         }
         let (token, identity) = Identity::new_token();
         let (before, probe) = if is_well { (1, "") } else { (2, PROBE) };
-        let sql = format!("{probe}INSERT INTO transactional_commits (token) VALUES ('{token}'); COMMIT");
+        let sql = format!("{probe}INSERT INTO transactional.commits (token) VALUES ('{token}'); COMMIT");
         (before, Cow::Owned(sql), Some(Box::new(identity)))
     }
 

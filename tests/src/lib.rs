@@ -18,11 +18,9 @@ use tokio_postgres::{Client, Config, NoTls};
 
 pub use crate::server::Server;
 
-/// For tests of faults: `done` counts what was committed, `at_commit` runs its rows while COMMIT does, and the table
-/// of the tokens.
+/// For tests of faults: `done` counts what was committed, and `at_commit` runs its rows while COMMIT does.
 pub const FAULT_TABLES: &str = "
     CREATE TABLE done (attempt int);
-    CREATE TABLE transactional_commits (token uuid PRIMARY KEY, committed boolean NOT NULL DEFAULT true);
     CREATE TABLE at_commit (sql text);
     CREATE FUNCTION at_commit() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN EXECUTE NEW.sql; RETURN NULL; END';
     CREATE CONSTRAINT TRIGGER at_commit AFTER INSERT ON at_commit DEFERRABLE INITIALLY DEFERRED

@@ -6,7 +6,9 @@ use std::sync::atomic::{AtomicI64, AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use deadpool_postgres::Pool;
-use retry_runtime::{Class, CommitOutcome, Error, Identity, Reconnect, Transaction, classify, resolve, transactional};
+use retry_runtime::{
+    Class, CommitOutcome, Error, Identity, Reconnect, Transaction, classify, install, resolve, transactional,
+};
 use retry_tests::events::Events;
 use retry_tests::proxy::{Cut, Fault, Proxy};
 use retry_tests::rival::{kill, pid};
@@ -16,16 +18,12 @@ use tokio_postgres::{Client, Config, NoTls};
 const COMMIT_ARRIVES: Fault = Fault { text: "COMMIT", request: usize::MAX, answer: 0, cut: Cut::Reset };
 const COMMIT_IS_LOST: Fault = Fault { text: "COMMIT", request: 9, answer: 0, cut: Cut::Reset };
 
-const TABLES: &str = "CREATE TABLE ledger (id bigint, attempt int);
-     CREATE TABLE transactional_commits (
-         token uuid PRIMARY KEY,
-         committed boolean NOT NULL DEFAULT true,
-         at timestamptz NOT NULL DEFAULT now()
-     )";
+const TABLES: &str = "CREATE TABLE ledger (id bigint, attempt int)";
 
 async fn scene() -> (Database, Proxy) {
     let db = Database::create().await;
     db.setup(TABLES).await;
+    install(&db.client().await).await.unwrap();
     let proxy = Proxy::start(db.config()).await.unwrap();
     (db, proxy)
 }
@@ -117,6 +115,58 @@ async fn a_lost_commit_is_looked_up_and_never_guessed() {
         }
     }
     assert!(behind_an_error > 20, "committed behind an error: {behind_an_error}");
+}
+
+/// A schema for each tenant, with tables of the same names, ours among them.
+#[transactional(unknown_commit = "token", base_delay = "250us", max_delay = "1ms")]
+async fn for_tenant(tx: &mut Transaction<'_>, id: i64) -> Result<u32, Error> {
+    tx.batch_execute("SET LOCAL search_path = tenant, pg_catalog").await?;
+    tx.execute("INSERT INTO public.ledger VALUES ($1, 1)", &[&id]).await?;
+    Ok(tx.attempt())
+}
+
+#[tokio::test]
+async fn a_token_is_found_whatever_the_search_path_of_the_body() {
+    let (db, proxy) = scene().await;
+    db.setup(
+        "CREATE SCHEMA tenant;
+         CREATE TABLE transactional_commits (token uuid PRIMARY KEY, committed boolean NOT NULL DEFAULT true);
+         CREATE TABLE tenant.transactional_commits (LIKE transactional_commits INCLUDING ALL);
+         CREATE TABLE tenant.commits (LIKE transactional_commits INCLUDING ALL)",
+    )
+    .await;
+    let pool = pool(proxy.config(), 2);
+    for (fault, attempts) in [(COMMIT_ARRIVES, 1), (COMMIT_IS_LOST, 2)] {
+        proxy.arm(fault);
+        let id = i64::from(attempts);
+        assert_eq!(for_tenant(&pool, id).await.unwrap(), attempts);
+        assert_eq!(times(db.config(), id).await, 1);
+    }
+}
+
+#[tokio::test]
+async fn what_shadows_the_servers_own_types_and_operators_is_not_used() {
+    let (db, proxy) = scene().await;
+    db.setup(&format!(
+        "CREATE SCHEMA shadow;
+         CREATE DOMAIN shadow.text AS pg_catalog.text CHECK (false);
+         CREATE DOMAIN shadow.xid8 AS pg_catalog.xid8 CHECK (false);
+         CREATE FUNCTION shadow.never(uuid, uuid) RETURNS boolean LANGUAGE sql AS 'SELECT false';
+         CREATE OPERATOR shadow.= (LEFTARG = uuid, RIGHTARG = uuid, FUNCTION = shadow.never);
+         ALTER DATABASE {} SET search_path = shadow, pg_catalog, public",
+        db.config().get_dbname().unwrap()
+    ))
+    .await;
+    let pool = pool(proxy.config(), 1);
+    proxy.arm(COMMIT_ARRIVES);
+    assert_eq!(resolved(&pool, 1).await.unwrap(), 1);
+    proxy.arm(COMMIT_ARRIVES);
+    assert_eq!(by_token(&pool, 2).await.unwrap(), 1);
+    // To end a session takes an id as well.
+    let mut client = connect(proxy.config()).await;
+    proxy.arm(Fault { cut: Cut::Hole, ..COMMIT_IS_LOST });
+    let left = identity(resolved_in_time(&mut client, 3).await.unwrap_err());
+    assert_eq!(resolve(&left, &db.client().await).await.unwrap(), CommitOutcome::RolledBack);
 }
 
 #[tokio::test]
@@ -305,7 +355,9 @@ async fn no_outcome_is_guessed_while_the_server_crashes() {
     // With synchronous_commit off the server itself would lose what it has acknowledged.
     let server = Server::start_with(&["synchronous_commit=on"]).unwrap();
     let config = server.config();
-    connect(&config).await.batch_execute(TABLES).await.unwrap();
+    let setup = connect(&config).await;
+    setup.batch_execute(TABLES).await.unwrap();
+    install(&setup).await.unwrap();
     let pool = pool(&config, 6);
     let next = AtomicI64::new(1);
     let until = Instant::now() + Duration::from_secs(6);

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use deadpool_postgres::{Manager, Pool};
-use retry_runtime::{Class, Error, Transaction, classify, transactional};
+use retry_runtime::{Class, Error, INSTALL_SQL, Transaction, classify, transactional};
 use retry_tests::events::Events;
 use retry_tests::first_attempt_runs;
 use retry_tests::proxy::Proxy;
@@ -49,6 +49,7 @@ impl Scene {
         let server = Arc::new(Server::start_with(settings).unwrap());
         let db = Database::create_on(&server.config()).await;
         db.setup(FAULT_TABLES).await;
+        db.setup(INSTALL_SQL).await;
         Self { server, settings, config: db.config().clone(), pool: db.pool(1), events: Events::capture() }
     }
 

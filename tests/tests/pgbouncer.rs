@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use deadpool_postgres::{Hook, Manager, Pool};
-use retry_runtime::{Class, Error, Transaction, WithCancel, classify, transactional};
+use retry_runtime::{Class, Error, INSTALL_SQL, Transaction, WithCancel, classify, transactional};
 use retry_tests::events::{Events, Fields};
 use retry_tests::first_attempt_runs;
 use retry_tests::pgbouncer::PgBouncer;
@@ -44,6 +44,7 @@ impl Scene {
 
     async fn of(db: Database, server: Option<Arc<Server>>, settings: &[&str]) -> Self {
         db.setup(FAULT_TABLES).await;
+        db.setup(INSTALL_SQL).await;
         let settings: Vec<_> = ["default_pool_size = 1"].iter().chain(settings).copied().collect();
         let bouncer = PgBouncer::start(db.config(), &settings).unwrap_or_else(|error| panic!("{error}"));
         let pool = pool(bouncer.config(), 1);

@@ -6,7 +6,8 @@ use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
 
 use retry_runtime::{
-    BoxFuture, Class, CommitOutcome, Error, Identity, Pool, Session, Transaction, classify, resolve, transactional,
+    BoxFuture, Class, CommitOutcome, Error, INSTALL_SQL, Identity, Pool, Session, Transaction, classify, resolve,
+    transactional,
 };
 use retry_tests::events::Events;
 use retry_tests::proxy::{Cut, Fault, Proxy};
@@ -52,6 +53,7 @@ impl Scene {
     async fn new(pair: Arc<Pair>) -> Self {
         let db = Database::create_on(&pair.primary.config()).await;
         db.setup(FAULT_TABLES).await;
+        db.setup(INSTALL_SQL).await;
         catch_up(&db.client().await, &connect(&pair.standby.config()).await).await;
         let mut on_standby = pair.standby.config();
         on_standby.dbname(db.config().get_dbname().unwrap());

@@ -3,6 +3,7 @@
 use std::pin::Pin;
 
 use anyhow::ensure;
+use retry_runtime::INSTALL_SQL;
 use tokio_postgres::{Client, Statement};
 
 /// The rows that each session has to itself.
@@ -39,11 +40,10 @@ impl Statements {
 pub(crate) async fn reset(admin: &Client) -> anyhow::Result<()> {
     let rows = ROWS * i32::try_from(SESSIONS)?;
     let fill = format!(
-        "DROP TABLE IF EXISTS counters, transactional_commits;
+        "DROP TABLE IF EXISTS counters, transactional.commits;
          CREATE TABLE counters (id int PRIMARY KEY, n bigint NOT NULL) WITH (fillfactor = 50);
          INSERT INTO counters SELECT id, 0 FROM generate_series(1, {rows}) AS id;
-         CREATE TABLE transactional_commits (
-             token uuid PRIMARY KEY, committed boolean NOT NULL DEFAULT true, at timestamptz NOT NULL DEFAULT now())"
+         {INSTALL_SQL}"
     );
     admin.batch_execute(&fill).await?;
     Ok(admin.batch_execute("VACUUM ANALYZE counters").await?)

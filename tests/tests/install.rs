@@ -1,0 +1,91 @@
+//! The schema `transactional`: who makes it, and what its absence is like.
+#![allow(missing_docs)]
+
+use std::error::Error as _;
+
+use futures_util::future::{join_all, try_join_all};
+use retry_runtime::{Class, Error, INSTALL_SQL, Transaction, classify, install, transactional};
+use retry_tests::{Database, connect};
+use tokio_postgres::Config;
+
+#[transactional(unknown_commit = "token")]
+async fn by_token(tx: &mut Transaction<'_>) -> Result<u32, Error> {
+    tx.batch_execute("INSERT INTO done VALUES (1)").await?;
+    Ok(tx.attempt())
+}
+
+async fn database() -> Database {
+    let db = Database::create().await;
+    db.setup("CREATE TABLE done (attempt int)").await;
+    db
+}
+
+/// A role that may not create anything in this database, nor read its tables.
+async fn visitor(db: &Database) -> Config {
+    let mut config = db.config().clone();
+    let role = format!("visitor_of_{}", config.get_dbname().unwrap());
+    db.setup(&format!("CREATE ROLE {role} LOGIN")).await;
+    config.user(&role);
+    config
+}
+
+async fn leave(db: &Database, visitor: &Config) {
+    let role = visitor.get_user().unwrap();
+    db.setup(&format!("DROP OWNED BY {role}; DROP ROLE {role}")).await;
+}
+
+#[tokio::test]
+async fn every_process_may_install_at_the_same_time() {
+    let db = database().await;
+    for nothing in ["DROP SCHEMA IF EXISTS transactional CASCADE", "DROP TABLE transactional.commits"] {
+        for _ in 0..10 {
+            db.setup(nothing).await;
+            let clients = join_all((0..8).map(|_| db.client())).await;
+            try_join_all(clients.iter().map(install)).await.unwrap();
+            assert_eq!(by_token(&db.pool(1)).await.unwrap(), 1);
+        }
+    }
+    db.setup(INSTALL_SQL).await;
+    assert!(db.value::<i64>("SELECT count(*) FROM transactional.commits").await > 0, "a migration changes nothing");
+}
+
+#[tokio::test]
+async fn what_is_there_needs_no_privilege_to_make() {
+    let db = database().await;
+    let visitor = visitor(&db).await;
+    let role = visitor.get_user().unwrap();
+    let client = connect(&visitor).await;
+    assert!(install(&client).await.is_err(), "it may not create a schema");
+    db.setup(&format!("CREATE SCHEMA transactional; GRANT CREATE, USAGE ON SCHEMA transactional TO {role}")).await;
+    install(&client).await.unwrap();
+    db.setup(&format!("REVOKE CREATE ON SCHEMA transactional FROM {role}")).await;
+    install(&client).await.unwrap();
+    leave(&db, &visitor).await;
+}
+
+/// `INSERT` rides with `COMMIT`, and yet the outcome is known.
+#[tokio::test]
+async fn without_the_table_a_call_is_rolled_back() {
+    let db = database().await;
+    let visitor = visitor(&db).await;
+    let role = visitor.get_user().unwrap();
+    let pool = retry_tests::pool(&visitor, 1);
+    db.setup(&format!("GRANT INSERT ON done TO {role}")).await;
+    for (make, code) in [
+        ("SELECT", "42P01"),
+        ("CREATE SCHEMA transactional", "42501"),
+        (&*format!("GRANT USAGE ON SCHEMA transactional TO {role}"), "42P01"),
+        (INSTALL_SQL, "42501"),
+    ] {
+        db.setup(make).await;
+        let error = by_token(&pool).await.unwrap_err();
+        assert!(matches!(&error, Error::Postgres(source) if source.code().unwrap().code() == code), "{error:?}");
+        assert!(error.source().is_some());
+        assert_eq!(classify(&error), Some(Class::Fatal));
+        assert_eq!(db.open_transactions().await, 0);
+    }
+    assert_eq!(db.value::<i64>("SELECT count(*) FROM done").await, 0);
+    db.setup(&format!("GRANT SELECT, INSERT ON transactional.commits TO {role}")).await;
+    assert_eq!(by_token(&pool).await.unwrap(), 1);
+    leave(&db, &visitor).await;
+}
