@@ -64,8 +64,9 @@ pub enum UnknownCommit {
     /// Look the transaction up by its id, on another connection of the pool. PostgreSQL 13 or later only.
     ///
     /// Undecidable after a crash or failover that the transaction seems to have survived, and where a call has no
-    /// pool: then as `Fail`. Looks for as long as the deadline allows, or for 30 seconds. Costs one more query in the message of `BEGIN`, which takes the transaction's snapshot
-    /// and gives it an id even where it writes nothing.
+    /// pool: then as `Fail`. Looks for as long as the deadline allows, or for 30 seconds, and so unknown also while a
+    /// synchronous standby does not acknowledge it. Costs one more query in the message of `BEGIN`, which takes the
+    /// transaction's snapshot and gives it an id even where it writes nothing.
     Resolve,
     /// Write a token with the commit, and look for it on another connection of the pool. Survives failover, and works
     /// wherever a table does; costs one inserted row for each commit. [`install`](crate::install()) makes the table.

@@ -46,7 +46,9 @@ impl CommitOutcome {
 ///
 /// Ask on a connection of its own, to the server that the transaction ran on (or its successor, with tokens). Waits as
 /// long as the transaction is still in progress: put a timeout round it. A transaction that stays in progress for
-/// 150 ms has its session ended (`pg_terminate_backend`), where the role may do that.
+/// 150 ms has its session ended (`pg_terminate_backend`), where the role may do that, if its `COMMIT` has not arrived,
+/// or if the server waits for no synchronous standby. A commit that waits for one is left alone until the standby has
+/// acknowledged it: ended, it would be committed on this server only.
 ///
 /// An identity by token claims the token, so that a transaction which is found missing can never be committed. Its
 /// table is made by [`install`](crate::install()).
@@ -131,16 +133,15 @@ async fn claim(token: Token, client: &Client) -> Result<CommitOutcome, PgError> 
 }
 
 async fn look_until_ended(xact: &Xact, client: &Client) -> Result<Option<CommitOutcome>, PgError> {
-    let began = Instant::now();
-    let mut ended = false;
+    let mut since = Instant::now();
     loop {
         match look(xact, client).await? {
             Look::Ended(outcome) => return Ok(Some(outcome)),
             Look::Standby => return Ok(None),
             Look::InProgress { ours } => {
-                if ours && !ended && began.elapsed() >= PATIENCE {
-                    ended = true;
+                if ours && since.elapsed() >= PATIENCE {
                     end_session(xact, client).await?;
+                    since = Instant::now();
                 }
             }
         }
@@ -200,12 +201,15 @@ async fn status(xid: u64, client: &Client) -> Result<Option<String>, PgError> {
 }
 
 /// Ends the session that still runs this very transaction, and no other: behind a pooler, a process has many clients.
+/// One that may be waiting for a synchronous standby is left alone, as that would end the wait, not the transaction.
 async fn end_session(xact: &Xact, client: &Client) -> Result<(), PgError> {
     let (xid, pid) = (xact.xid, xact.pid);
     let sql = format!(
         "SELECT pg_catalog.pg_terminate_backend(pid) FROM pg_catalog.pg_stat_activity \
          WHERE pid OPERATOR(pg_catalog.=) {pid} \
-         AND backend_xid OPERATOR(pg_catalog.=) '{xid}'::pg_catalog.xid8::pg_catalog.xid"
+         AND backend_xid OPERATOR(pg_catalog.=) '{xid}'::pg_catalog.xid8::pg_catalog.xid \
+         AND (pg_catalog.starts_with(state, 'idle in transaction') \
+         OR pg_catalog.current_setting('synchronous_standby_names') OPERATOR(pg_catalog.=) '')"
     );
     match client.batch_execute(&sql).await {
         Err(error) if error.code() == Some(&SqlState::INSUFFICIENT_PRIVILEGE) => Ok(()),

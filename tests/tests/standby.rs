@@ -11,6 +11,7 @@ use retry_runtime::{
 };
 use retry_tests::events::Events;
 use retry_tests::proxy::{Cut, Fault, Proxy};
+use retry_tests::rival::{pid, wait_until};
 use retry_tests::standby::{catch_up, cut_off, promote};
 use retry_tests::{Database, FAULT_TABLES, Server, connect, pool};
 use tokio_postgres::config::{Host, TargetSessionAttrs};
@@ -122,6 +123,7 @@ write! {
     plain;
     serializable, isolation = "serializable";
     resolved, unknown_commit = "resolve";
+    resolved_soon, unknown_commit = "resolve", deadline = "2s";
     by_token, unknown_commit = "token";
     patient, retries = 100_000, deadline = "30s";
 }
@@ -349,6 +351,51 @@ async fn a_commit_is_looked_up_on_the_promoted_standby_and_never_guessed() {
     while xid(&standby).await < gone[0].xid().unwrap() {}
     assert_eq!(resolve(&gone[0], &standby).await.unwrap(), CommitOutcome::Unknown, "the id is somebody else's now");
     assert_eq!(rows(&scene.on_standby).await, 2);
+}
+
+/// How many commits wait for a standby.
+async fn waiting(observer: &Client) -> i64 {
+    let sql = "SELECT count(*) FROM pg_stat_activity WHERE wait_event = 'SyncRep'";
+    observer.query_one(sql, &[]).await.unwrap().get(0)
+}
+
+/// The server waits for the standby before it answers, and to end that wait is to commit on this server only.
+#[tokio::test]
+async fn a_commit_that_waits_for_its_standby_is_not_ended() {
+    let server = Server::start_with(&["synchronous_commit=on"]).unwrap();
+    let mut config = server.config();
+    let observer = connect(config.options("-c synchronous_commit=local")).await;
+    observer.batch_execute("CREATE TABLE done (attempt int); CREATE TABLE probes ()").await.unwrap();
+    observer.batch_execute("ALTER SYSTEM SET synchronous_standby_names = 'nobody'").await.unwrap();
+    observer.batch_execute("SELECT pg_reload_conf()").await.unwrap();
+    let prober = connect(&server.config()).await;
+    let probing = pid(&prober).await;
+    let probe = async { while prober.batch_execute("INSERT INTO probes DEFAULT VALUES").await.is_ok() {} };
+    tokio::select! {
+        () = probe => panic!("the connection is lost"),
+        () = wait_until(&observer, "wait_event = 'SyncRep'", probing) => {}
+    }
+
+    let proxy = Proxy::start(&server.config()).await.unwrap();
+    proxy.arm(ANSWER_LOST);
+    let error = resolved_soon(&pool(proxy.config(), 2)).await.unwrap_err();
+    let Error::CommitUnknown { identity: Some(identity), .. } = error else { panic!("{error:?}") };
+    assert_eq!(waiting(&observer).await, 2, "it waits, beside the probe");
+    let asked = tokio::time::timeout(Duration::from_millis(500), resolve(&identity, &observer)).await;
+    assert!(asked.is_err(), "nothing is known yet: {asked:?}");
+    assert_eq!(waiting(&observer).await, 2);
+
+    // One whose COMMIT has not arrived waits for no standby.
+    let mut client = connect(proxy.config()).await;
+    proxy.arm(Fault { request: 9, cut: Cut::Hole, ..ANSWER_LOST });
+    let error = resolved_soon(&mut client).await.unwrap_err();
+    let Error::CommitUnknown { identity: Some(left), .. } = error else { panic!("{error:?}") };
+    assert_eq!(resolve(&left, &observer).await.unwrap(), CommitOutcome::RolledBack);
+
+    observer.batch_execute("ALTER SYSTEM RESET synchronous_standby_names").await.unwrap();
+    observer.batch_execute("SELECT pg_reload_conf()").await.unwrap();
+    assert_eq!(resolve(&identity, &observer).await.unwrap(), CommitOutcome::Committed);
+    assert_eq!(rows(&server.config()).await, 1);
 }
 
 async fn xid(client: &Client) -> u64 {
