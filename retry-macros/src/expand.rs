@@ -71,11 +71,11 @@ fn function(args: &Args, item: &Item, shape: Shape) -> TokenStream {
         TokenStream::new()
     };
     let queue_by = args.queue_by.as_ref().map(|keys| {
-        let stripes = keys.iter().map(|key| {
+        let keys = keys.iter().map(|key| {
             let key = quote_spanned!(at(key)=> &(#key));
-            quote_spanned!(span=> #private::Stripe::of(#key))
+            quote_spanned!(span=> #private::QueueKey::of(#key))
         });
-        quote_spanned!(span=> .queue_by([#(#stripes),*]))
+        quote_spanned!(span=> .queue_by([#(#keys),*]))
     });
     let name = if let Some(name) = &args.name {
         name.to_token_stream()

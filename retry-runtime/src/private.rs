@@ -6,7 +6,7 @@ use std::fmt::Display;
 pub use crate::__seen as seen;
 use crate::error::Error;
 pub use crate::policy::{Begin, Isolation, Jitter, Policy, UnknownCommit};
-pub use crate::queue::{Key, Stripe};
+pub use crate::queue::{Key, QueueKey};
 pub use crate::run::{Run, Site};
 pub use crate::settle::Seen;
 pub use crate::source::Source;

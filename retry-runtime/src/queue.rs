@@ -1,76 +1,117 @@
 //! Calls of one function that wait for each other in this process. Nothing here is needed for correctness: it spares
 //! the attempts that would be lost.
 
-use std::hash::{DefaultHasher, Hash, Hasher};
-use std::sync::OnceLock;
+use std::collections::HashMap;
+use std::collections::hash_map::{DefaultHasher, RandomState};
+use std::hash::{BuildHasher, Hash, Hasher};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
-use tokio::sync::{Mutex, MutexGuard};
+use tokio::sync::{Mutex as Queue, OwnedMutexGuard as Head};
 
-/// How many queues the keys of a function are spread over.
-const STRIPES: u64 = 1024;
-
-/// A place at the head of a queue. Dropped, the next call's turn comes.
-type Turn = MutexGuard<'static, ()>;
-
-/// The queues of one function. Tokio's mutexes are first in, first out.
-#[derive(Debug)]
+/// What the calls of one function wait for. Tokio's mutexes are first in, first out.
+#[derive(Debug, Default)]
 pub(crate) struct Queues {
-    stripes: OnceLock<Box<[Mutex<()>]>>,
-    alone: Mutex<()>,
+    /// Those that have a call in them.
+    by_key: Mutex<HashMap<QueueKey, Used>>,
+    alone: Arc<Queue<()>>,
+}
+
+/// A queue, and how many calls are in it, the one at its head included.
+#[derive(Debug, Default)]
+struct Used {
+    queue: Arc<Queue<()>>,
+    calls: usize,
 }
 
 impl Queues {
-    pub(crate) const fn new() -> Self {
-        Self { stripes: OnceLock::new(), alone: Mutex::const_new(()) }
-    }
-
-    fn stripe(&self, stripe: Stripe) -> &Mutex<()> {
-        let stripes = self.stripes.get_or_init(|| (0..STRIPES).map(|_| Mutex::new(())).collect());
-        &stripes[usize::try_from(stripe.0).expect("less than STRIPES")]
+    fn by_key(&self) -> MutexGuard<'_, HashMap<QueueKey, Used>> {
+        self.by_key.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-/// The queue of a key.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Stripe(u64);
+/// Tells keys apart: 128 bits of two hashes, which are other ones in each process. That two different keys have the same
+/// is too rare to matter, and cannot be brought about: they would merely wait for each other.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct QueueKey([u64; 2]);
 
-impl Stripe {
-    /// Keys that are equal have the same queue, and a few others share it.
+impl QueueKey {
+    /// Keys that are equal have the same.
     pub fn of<K: Key + ?Sized>(key: &K) -> Self {
-        let mut hasher = DefaultHasher::new();
-        key.hash_into(&mut hasher);
-        Self(hasher.finish() % STRIPES)
+        static STATES: OnceLock<[RandomState; 2]> = OnceLock::new();
+        let states = STATES.get_or_init(|| [RandomState::new(), RandomState::new()]);
+        Self(states.each_ref().map(|state| {
+            let mut hasher = state.build_hasher();
+            key.hash_into(&mut hasher);
+            hasher.finish()
+        }))
+    }
+}
+
+/// A call's place in a queue. Dropped, at its head or not, it is given up; and the last one takes the queue away.
+#[derive(Debug)]
+struct Turn {
+    queues: Arc<Queues>,
+    key: QueueKey,
+    /// `None`: not yet at the head.
+    head: Option<Head<()>>,
+}
+
+impl Turn {
+    async fn wait(queues: &Arc<Queues>, key: QueueKey) -> Self {
+        let queue = {
+            let mut by_key = queues.by_key();
+            let used = by_key.entry(key).or_default();
+            used.calls += 1;
+            used.queue.clone()
+        };
+        let mut turn = Self { queues: queues.clone(), key, head: None };
+        turn.head = Some(queue.lock_owned().await);
+        turn
+    }
+}
+
+impl Drop for Turn {
+    fn drop(&mut self) {
+        // The next one's turn comes first: it is in the queue, which stays.
+        self.head = None;
+        let mut by_key = self.queues.by_key();
+        if let Some(used) = by_key.get_mut(&self.key) {
+            used.calls -= 1;
+            if used.calls == 0 {
+                by_key.remove(&self.key);
+            }
+        }
     }
 }
 
 /// What one call waits for, and its turns, which it keeps over its attempts.
 #[derive(Debug, Default)]
 pub(crate) struct Waits {
-    stripes: Vec<Stripe>,
+    keys: Vec<QueueKey>,
     turns: Vec<Turn>,
-    alone: Option<Turn>,
+    alone: Option<Head<()>>,
 }
 
 impl Waits {
-    pub(crate) fn new(mut stripes: Vec<Stripe>) -> Self {
+    pub(crate) fn new(mut keys: Vec<QueueKey>) -> Self {
         // In an order that all calls keep, so that no two wait for each other.
-        stripes.sort_unstable();
-        stripes.dedup();
-        Self { stripes, ..Self::default() }
+        keys.sort_unstable();
+        keys.dedup();
+        Self { keys, ..Self::default() }
     }
 
     /// Waits for its turn among the calls with equal keys.
-    pub(crate) async fn wait_in_line(&mut self, queues: &'static Queues) {
-        while let Some(stripe) = self.stripes.get(self.turns.len()) {
-            let turn = queues.stripe(*stripe).lock().await;
+    pub(crate) async fn wait_in_line(&mut self, queues: &Arc<Queues>) {
+        while let Some(key) = self.keys.get(self.turns.len()) {
+            let turn = Turn::wait(queues, *key).await;
             self.turns.push(turn);
         }
     }
 
     /// Waits for its turn to run alone.
-    pub(crate) async fn wait_to_be_alone(&mut self, queues: &'static Queues) {
+    pub(crate) async fn wait_to_be_alone(&mut self, queues: &Queues) {
         if self.alone.is_none() {
-            self.alone = Some(queues.alone.lock().await);
+            self.alone = Some(queues.alone.clone().lock_owned().await);
         }
     }
 
@@ -110,19 +151,68 @@ impl<K: Hash + ?Sized> Key for K {
 
 #[cfg(test)]
 mod tests {
+    use std::pin::{Pin, pin};
+    use std::task::{Context, Poll, Waker};
+
     use super::*;
 
+    fn poll<F: Future>(future: Pin<&mut F>) -> Poll<F::Output> {
+        future.poll(&mut Context::from_waker(Waker::noop()))
+    }
+
     #[test]
-    fn equal_keys_have_one_queue_and_the_others_are_spread() {
-        assert_eq!(Stripe::of(&7_i64), Stripe::of(&7_i64));
-        assert_eq!(Stripe::of("seven"), Stripe::of(&String::from("seven")));
-        let waits = Waits::new((0..10_000_i64).map(|key| Stripe::of(&key)).collect());
-        assert_eq!(waits.stripes.len() as u64, STRIPES);
+    fn equal_keys_have_one_queue_and_others_their_own() {
+        assert_eq!(QueueKey::of(&7_i64), QueueKey::of(&7_i64));
+        assert_eq!(QueueKey::of("seven"), QueueKey::of(&String::from("seven")));
+        let waits = Waits::new((0..100_000_i64).map(|key| QueueKey::of(&key)).collect());
+        assert_eq!(waits.keys.len(), 100_000);
     }
 
     #[test]
     fn queues_are_entered_in_order_and_once() {
-        let [a, b] = [Stripe(3), Stripe(900)];
-        assert_eq!(Waits::new(vec![b, a, b]).stripes, [a, b]);
+        let [a, b] = [QueueKey([3, 9]), QueueKey([3, 900])];
+        assert_eq!(Waits::new(vec![b, a, b]).keys, [a, b]);
+    }
+
+    #[test]
+    fn a_queue_is_gone_with_its_last_call() {
+        let queues = Arc::new(Queues::default());
+        let waits = |keys: &[i64]| Waits::new(keys.iter().map(QueueKey::of).collect());
+        for key in 0..1_000 {
+            let [mut first, mut second, mut dropped] = [waits(&[key, -1]), waits(&[-1, key]), waits(&[key])];
+            assert!(poll(pin!(first.wait_in_line(&queues))).is_ready());
+            {
+                let mut second = pin!(second.wait_in_line(&queues));
+                assert!(poll(second.as_mut()).is_pending());
+                assert!(poll(pin!(dropped.wait_in_line(&queues))).is_pending());
+                assert_eq!(queues.by_key().len(), 2);
+                first.leave();
+                assert!(poll(second).is_ready());
+            }
+            assert_eq!(queues.by_key().len(), 2);
+            second.leave();
+            assert!(queues.by_key().is_empty());
+        }
+    }
+
+    #[test]
+    fn a_call_that_is_dropped_when_its_turn_comes_passes_it_on() {
+        let queues = Arc::new(Queues::default());
+        let key = QueueKey::of(&());
+        let mut first = Some(Box::pin(Turn::wait(&queues, key)));
+        let Poll::Ready(head) = poll(first.as_mut().expect("it is there").as_mut()) else { panic!("it is the first") };
+        let mut waiting = [0; 3].map(|_| Some(Box::pin(Turn::wait(&queues, key))));
+        for call in waiting.iter_mut().flatten() {
+            assert!(poll(call.as_mut()).is_pending());
+        }
+        waiting[1] = None;
+        drop(head);
+        // It is at the head by now, and does not know.
+        waiting[0] = None;
+        let last = waiting[2].as_mut().expect("it is there");
+        let Poll::Ready(head) = poll(last.as_mut()) else { panic!("its turn is lost") };
+        assert_eq!(queues.by_key().len(), 1);
+        drop(head);
+        assert!(queues.by_key().is_empty());
     }
 }

@@ -3,7 +3,7 @@
 use std::error::Error as StdError;
 use std::ops::ControlFlow;
 use std::pin::pin;
-use std::sync::OnceLock;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use tokio::time::sleep;
@@ -20,7 +20,7 @@ use crate::events;
 use crate::handle::Handle;
 use crate::hooks::{self, When};
 use crate::policy::Policy;
-use crate::queue::{Queues, Stripe, Waits};
+use crate::queue::{QueueKey, Queues, Waits};
 use crate::resolve::{CommitOutcome, find_out};
 use crate::settle::{End, Ended};
 use crate::source::{Kind, Pool, Session, Source};
@@ -36,7 +36,7 @@ pub struct Site {
     pub(crate) name: &'static str,
     pub(crate) policy: Policy,
     begin: OnceLock<String>,
-    queues: Queues,
+    queues: OnceLock<Arc<Queues>>,
     damper: Damper,
 }
 
@@ -45,7 +45,7 @@ impl Site {
     #[must_use]
     pub const fn new(name: &'static str, policy: Policy) -> Self {
         policy.validate();
-        Self { name, policy, begin: OnceLock::new(), queues: Queues::new(), damper: Damper::new() }
+        Self { name, policy, begin: OnceLock::new(), queues: OnceLock::new(), damper: Damper::new() }
     }
 
     pub(crate) fn begin_sql(&self) -> &str {
@@ -126,8 +126,8 @@ impl<'a> Run<'a> {
 
     /// Has the call wait for those with equal keys. A nested call waits for nobody.
     #[must_use]
-    pub fn queue_by<const N: usize>(mut self, stripes: [Stripe; N]) -> Self {
-        self.waits = Some(Box::new(Waits::new(stripes.into())));
+    pub fn queue_by<const N: usize>(mut self, keys: [QueueKey; N]) -> Self {
+        self.waits = Some(Box::new(Waits::new(keys.into())));
         self
     }
 
@@ -181,9 +181,10 @@ impl<'a> Run<'a> {
         let Self { site, deadline, .. } = *self;
         let escalated = self.has_escalated();
         let waits = self.waits.get_or_insert_default();
+        let queues = site.queues.get_or_init(Arc::default);
         let all = async {
-            waits.wait_in_line(&site.queues).await;
-            let mut alone = pin!(waits.wait_to_be_alone(&site.queues));
+            waits.wait_in_line(queues).await;
+            let mut alone = pin!(waits.wait_to_be_alone(queues));
             if escalated {
                 return alone.await;
             }

@@ -100,6 +100,35 @@ async fn calls_with_other_keys_run_at_once() {
     two.unwrap();
 }
 
+#[transactional(queue_by = key)]
+async fn meet_by_number(tx: &mut Transaction<'_>, key: i64, barrier: &Barrier) -> Result<(), Error> {
+    tx.batch_execute("SELECT 1").await?;
+    barrier.wait().await;
+    Ok(())
+}
+
+/// Whatever the number of queues, each key has its own.
+#[tokio::test]
+async fn no_two_keys_share_a_queue() {
+    let db = database().await;
+    let (pool, barrier) = (db.pool(2), Barrier::new(2));
+    // Two that once did. A call can wait for the other in its body.
+    let both = async { join!(meet_by_number(&pool, 1, &barrier), meet_by_number(&pool, 135, &barrier)) };
+    let (one, two) = timeout(SOON, both).await.expect("they wait for each other");
+    one.unwrap();
+    two.unwrap();
+
+    let all_taken = join!(pool.get(), pool.get());
+    let mut calls: Vec<_> = (0..2_000).map(|key| Box::pin(meet_by_number(&pool, key, &barrier))).collect();
+    for call in &mut calls {
+        assert!(poll!(call).is_pending());
+        // Tokio has a task pause after so many locks.
+        tokio::task::yield_now().await;
+    }
+    assert_eq!(pool.status().waiting, 2_000, "each has its turn, and waits for a connection only");
+    drop(all_taken);
+}
+
 #[transactional(queue_by = (), isolation = "repeatable read", deadline = "10s")]
 async fn in_turn(tx: &mut Transaction<'_>, name: &str, log: &Log, gate: Option<&Notify>) -> Result<(), Error> {
     log.note(name);
