@@ -55,6 +55,7 @@ options! {
     "retry_on" retry_on: Vec<LitStr> = value::sqlstates;
     "queue_by" queue_by: Vec<Expr> = value::keys;
     "escalate_after" escalate_after: Count = Count::read_from_one;
+    "damping" damping: Ident = value::damping;
     "begin" begin: Ident = value::begin;
     "source" source: Expr = value::source;
     "name" name: LitStr = value::text;
@@ -185,6 +186,7 @@ impl Args {
             ("deadline", self.deadline.as_ref().map(some)),
             ("unknown_commit", self.unknown_commit.as_ref().map(|what| quote!(#private::UnknownCommit::#what))),
             ("escalate_after", self.escalate_after.as_ref().map(some)),
+            ("damping", self.damping.as_ref().map(ToTokens::to_token_stream)),
             ("begin", self.begin.as_ref().map(|begin| some(&quote!(#private::Begin::#begin)))),
             ("retry_on", self.retry_on.as_ref().map(|codes| quote!(&[#(#codes),*]))),
         ];
@@ -270,7 +272,7 @@ mod tests {
             base_delay = "250us", max_delay = limits::CAP, jitter = "equal", statement_timeout = "2s",
             lock_timeout = "20ms", idle_timeout = "1m", deadline = "3s", unknown_commit = "retry", retry_if = |e| e.is_stale(), retry_on = ["23505", "23P01"],
             source = &self.pool, name = "transfer", crate = ::renamed, allow_mut, queue_by = [from, to],
-            escalate_after = 2, begin = "pipelined", undocumented,
+            escalate_after = 2, damping = "off", begin = "pipelined", undocumented,
         });
         assert_eq!(faults, [""; 0]);
     }

@@ -70,6 +70,10 @@ where
             Ok(Box::new(Cancellable { session, target: self.target.clone() }) as Box<dyn Session>)
         })
     }
+
+    fn id(&self) -> usize {
+        self.pool.id()
+    }
 }
 
 struct Cancellable<T> {

@@ -1,4 +1,5 @@
-//! What follows a deadlock that cost more than running at once gained: for a while, a function's calls go one at a time.
+//! What follows a deadlock that cost more than running at once gained: for a while, a function's calls on that pool go one
+//! at a time.
 //!
 //! The server takes its `deadlock_timeout` (1 s by default) to find a deadlock. Calls that lock rows in any order spend
 //! nearly all their time in the next one, whatever they wait before a retry. One at a time they cannot meet another.
@@ -14,7 +15,7 @@ use std::time::{Duration, Instant};
 /// The longest time, in deadlocks.
 const LONGEST: u32 = 64;
 
-/// Watches the attempts of one function.
+/// Watches the attempts of one function on one pool.
 #[derive(Debug)]
 pub(crate) struct Damper {
     commits: AtomicU64,
@@ -44,7 +45,7 @@ pub(crate) struct Lap {
 }
 
 impl Damper {
-    pub(crate) const fn new() -> Self {
+    pub(crate) fn new() -> Self {
         Self {
             commits: AtomicU64::new(0),
             takes: AtomicU64::new(0),

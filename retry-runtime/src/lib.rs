@@ -20,6 +20,7 @@ mod handle;
 mod hooks;
 mod identity;
 mod install;
+mod place;
 mod policy;
 mod pools;
 mod queue;

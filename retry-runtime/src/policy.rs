@@ -114,6 +114,9 @@ pub struct Policy {
     /// After how many lost conflicts a call runs alone among those of its function that lost as many, without
     /// sleeping between its attempts. `None`, the default: never.
     pub escalate_after: Option<u32>,
+    /// Whether the function's calls on a pool go one at a time for a while, after deadlocks that cost more than running
+    /// at once gains. Default: `true`.
+    pub damping: bool,
     /// Whether the body waits for the answer to `BEGIN`. `None`, the default: [`Begin::Pipelined`] where `read_only`,
     /// [`Begin::Awaited`] otherwise.
     pub begin: Option<Begin>,
@@ -137,6 +140,7 @@ impl Policy {
         deadline: None,
         unknown_commit: UnknownCommit::Fail,
         escalate_after: None,
+        damping: true,
         begin: None,
     };
 

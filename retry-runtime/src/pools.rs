@@ -46,6 +46,11 @@ mod deadpool {
                 }
             })
         }
+
+        /// Clones share their manager.
+        fn id(&self) -> usize {
+            std::ptr::from_ref(self.manager()).addr()
+        }
     }
 
     impl Session for Object {
@@ -121,6 +126,13 @@ mod bb8_pool {
                     Err(error @ RunError::TimedOut) => Err(Error::Pool(Box::new(error))),
                 }
             })
+        }
+
+        /// Clones share an address, which only their `Debug` tells. If it does not any more, they count as several pools.
+        fn id(&self) -> usize {
+            let text = format!("{self:?}");
+            let digits = text.split_once("0x").map_or("", |(_, digits)| digits.trim_end_matches(')'));
+            usize::from_str_radix(digits, 16).unwrap_or(std::ptr::from_ref(self).addr())
         }
     }
 

@@ -1,6 +1,7 @@
 //! A source without a pool: it opens a connection for every attempt.
 
 use std::fmt;
+use std::sync::Arc;
 
 use tokio_postgres::{Client, Error as PgError};
 
@@ -27,7 +28,11 @@ use crate::source::{BoxFuture, Pool, Session};
 /// # };
 /// ```
 #[derive(Clone)]
-pub struct Reconnect<F>(F);
+pub struct Reconnect<F> {
+    connect: F,
+    /// An address that clones share.
+    id: Arc<()>,
+}
 
 impl<F, C> Reconnect<F>
 where
@@ -36,7 +41,7 @@ where
 {
     /// Connects by `connect`, which also has the connection driven.
     pub fn new(connect: F) -> Self {
-        Self(connect)
+        Self { connect, id: Arc::new(()) }
     }
 }
 
@@ -46,7 +51,11 @@ where
     C: Future<Output = Result<Client, PgError>> + Send,
 {
     fn get(&self) -> BoxFuture<'_, Result<Box<dyn Session>, Error>> {
-        Box::pin(async { Ok(Box::new(Connected((self.0)().await?)) as Box<dyn Session>) })
+        Box::pin(async { Ok(Box::new(Connected((self.connect)().await?)) as Box<dyn Session>) })
+    }
+
+    fn id(&self) -> usize {
+        Arc::as_ptr(&self.id).addr()
     }
 }
 

@@ -12,15 +12,16 @@ use crate::__private::FromError;
 use crate::begin;
 use crate::classify::{Class, Failure};
 use crate::clean_up;
-use crate::damper::{Damper, Lap};
+use crate::damper::Lap;
 use crate::deadline::{Deadline, Expired};
 use crate::decide::{Cause, Spent};
 use crate::error::{Error, Phase};
 use crate::events;
 use crate::handle::Handle;
 use crate::hooks::{self, When};
+use crate::place::{Place, Places};
 use crate::policy::Policy;
-use crate::queue::{QueueKey, Queues, Waits};
+use crate::queue::{QueueKey, Waits};
 use crate::resolve::{CommitOutcome, find_out};
 use crate::settle::{End, Ended};
 use crate::source::{Kind, Pool, Session, Source};
@@ -36,8 +37,7 @@ pub struct Site {
     pub(crate) name: &'static str,
     pub(crate) policy: Policy,
     begin: OnceLock<String>,
-    queues: OnceLock<Arc<Queues>>,
-    damper: Damper,
+    places: Places,
 }
 
 impl Site {
@@ -45,7 +45,13 @@ impl Site {
     #[must_use]
     pub const fn new(name: &'static str, policy: Policy) -> Self {
         policy.validate();
-        Self { name, policy, begin: OnceLock::new(), queues: OnceLock::new(), damper: Damper::new() }
+        Self { name, policy, begin: OnceLock::new(), places: Places::new() }
+    }
+
+    /// What the calls on this source share.
+    fn place(&self, source: &Kind<'_>) -> Arc<Place> {
+        let pool = if let Kind::Pool(pool) = source { Some(pool.id()) } else { None };
+        self.places.of(pool, self.policy.damping)
     }
 
     pub(crate) fn begin_sql(&self) -> &str {
@@ -61,6 +67,8 @@ pub struct Run<'a> {
     /// The pool's session, while an attempt has it.
     session: Option<Box<dyn Session>>,
     state: State,
+    /// What it shares with other calls of the function, where it shares anything.
+    place: Option<Arc<Place>>,
     /// For other calls of the function. Boxed, as most calls wait for none.
     waits: Option<Box<Waits>>,
     /// The attempt under way, for the function's damper.
@@ -108,9 +116,15 @@ enum Next {
 impl<'a> Run<'a> {
     /// A call that has not begun. Its deadline counts from here.
     #[must_use]
-    pub fn new(source: Source<'a>, site: &'static Site) -> Self {
+    pub fn new(Source(source): Source<'a>, site: &'static Site) -> Self {
+        let shares = match source {
+            Kind::Pool(_) => site.policy.damping || site.policy.escalate_after.is_some(),
+            Kind::Client(..) => site.policy.escalate_after.is_some(),
+            Kind::Nested(_) => false,
+        };
         Self {
-            source: source.0,
+            place: shares.then(|| site.place(&source)),
+            source,
             site,
             deadline: Deadline::after(site.policy.deadline),
             session: None,
@@ -127,7 +141,10 @@ impl<'a> Run<'a> {
     /// Has the call wait for those with equal keys. A nested call waits for nobody.
     #[must_use]
     pub fn queue_by<const N: usize>(mut self, keys: [QueueKey; N]) -> Self {
-        self.waits = Some(Box::new(Waits::new(keys.into())));
+        if !matches!(self.source, Kind::Nested(_)) {
+            self.place.get_or_insert_with(|| self.site.place(&self.source));
+            self.waits = Some(Box::new(Waits::new(keys.into())));
+        }
         self
     }
 
@@ -145,7 +162,9 @@ impl<'a> Run<'a> {
         if let (Kind::Pool(pool), None) = (&self.source, &self.session) {
             self.session = Some(self.take_session(*pool).await?);
         }
-        self.lap = Some(self.site.damper.begin(self.waits.as_ref().is_some_and(|waits| waits.is_alone())));
+        let alone = self.waits.as_ref().is_some_and(|waits| waits.is_alone());
+        let damper = self.place.as_ref().and_then(|place| place.damper.as_ref());
+        self.lap = damper.map(|damper| damper.begin(alone));
         let session = self.session();
         let client = match (&self.source, session) {
             (Kind::Client(client, _), _) => client,
@@ -168,7 +187,7 @@ impl<'a> Run<'a> {
 
     /// Whether it takes turns with others: it has escalated, or all calls do.
     fn runs_alone(&self) -> bool {
-        self.has_escalated() || self.site.damper.shut_for().is_some()
+        self.has_escalated() || self.place.as_ref().is_some_and(|place| place.shut_for().is_some())
     }
 
     fn has_escalated(&self) -> bool {
@@ -178,18 +197,17 @@ impl<'a> Run<'a> {
     /// Waits for its turn among the calls with equal keys, and then, where it has escalated or while calls go one at a
     /// time, for its turn to run alone: always in this order, so that no two calls wait for each other.
     async fn wait_for_others(&mut self) -> Result<(), Refused> {
-        let Self { site, deadline, .. } = *self;
         let escalated = self.has_escalated();
-        let waits = self.waits.get_or_insert_default();
-        let queues = site.queues.get_or_init(Arc::default);
+        let Self { deadline, place: Some(place), waits, .. } = self else { return Ok(()) };
+        let waits = waits.get_or_insert_default();
         let all = async {
-            waits.wait_in_line(queues).await;
-            let mut alone = pin!(waits.wait_to_be_alone(queues));
+            waits.wait_in_line(&place.queues).await;
+            let mut alone = pin!(waits.wait_to_be_alone(&place.queues));
             if escalated {
                 return alone.await;
             }
             // No longer than that, as whoever has the turn may itself be waiting for this call.
-            while let Some(limit) = site.damper.shut_for() {
+            while let Some(limit) = place.shut_for() {
                 if Deadline::after(Some(limit)).bound(alone.as_mut()).await.is_ok() {
                     return;
                 }
@@ -291,8 +309,8 @@ impl<'a> Run<'a> {
     }
 
     fn tell_damper(&mut self, end: &End) {
-        let Some(lap) = self.lap.take() else { return };
-        let damper = &self.site.damper;
+        let damper = self.place.as_ref().and_then(|place| place.damper.as_ref());
+        let (Some(lap), Some(damper)) = (self.lap.take(), damper) else { return };
         if end.outcome == Some(When::Committed) {
             damper.committed(lap);
         } else if end.cause == Some(Cause::Class(Class::Deadlock)) {

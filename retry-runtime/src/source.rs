@@ -89,6 +89,14 @@ pub trait Pool: Send + Sync {
     /// [`Error::Pool`] for the pool's own failures: retried where the source is a timeout (of a known pool, or
     /// [`tokio::time::error::Elapsed`]), final otherwise.
     fn get(&self) -> BoxFuture<'_, Result<Box<dyn Session>, Error>>;
+
+    /// Tells pools apart: clones of one pool have the same. What is learned of a function's calls, and the queues that
+    /// they wait in, belong to the function and the pool.
+    ///
+    /// The default is the address of the value, so that clones count as several pools: pass references to one.
+    fn id(&self) -> usize {
+        std::ptr::from_ref(self).addr()
+    }
 }
 
 /// A connection on loan from a [`Pool`]. Dropping it gives it back.
@@ -119,11 +127,19 @@ impl<P: Pool + ?Sized> Pool for &P {
     fn get(&self) -> BoxFuture<'_, Result<Box<dyn Session>, Error>> {
         (**self).get()
     }
+
+    fn id(&self) -> usize {
+        (**self).id()
+    }
 }
 
 impl<P: Pool + ?Sized> Pool for Arc<P> {
     fn get(&self) -> BoxFuture<'_, Result<Box<dyn Session>, Error>> {
         (**self).get()
+    }
+
+    fn id(&self) -> usize {
+        (**self).id()
     }
 }
 

@@ -47,6 +47,7 @@ const fn is_lost(error: &Error) -> bool {
     unknown_commit = "retry",
     queue_by = [id, "every option", id + 1],
     escalate_after = LIMIT,
+    damping = "off",
     begin = "awaited",
     name = "every option"
 )]

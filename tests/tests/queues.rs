@@ -3,7 +3,7 @@
 
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use deadpool_postgres::Pool;
 use futures_util::future::join_all;
@@ -144,20 +144,44 @@ async fn in_turn(tx: &mut Transaction<'_>, name: &str, log: &Log, gate: Option<&
 #[tokio::test]
 async fn turns_come_in_the_order_of_arrival_and_waiting_holds_no_session() {
     let db = database().await;
-    let (pool, log, gate) = (db.pool(1), Log::default(), Notify::new());
+    let (pool, log, gate) = (db.pool(3), Log::default(), Notify::new());
     let mut first = Box::pin(in_turn(&pool, "first", &log, Some(&gate)));
     assert!(timeout(Duration::from_millis(100), &mut first).await.is_err(), "it waits inside");
-    let other = db.pool(3);
-    let mut others: Vec<_> = ["b", "c", "dropped", "d"].map(|name| Box::pin(in_turn(&other, name, &log, None))).into();
+    let mut others: Vec<_> = ["b", "c", "dropped", "d"].map(|name| Box::pin(in_turn(&pool, name, &log, None))).into();
     for call in &mut others {
         assert!(poll!(call).is_pending());
     }
     drop(others.remove(2));
-    assert_eq!(other.status().size, 0, "a call that waits has taken no session");
+    assert_eq!(pool.status().size, 1, "a call that waits has taken no session");
     gate.notify_one();
     let rest = timeout(SOON, async { join!(first, join_all(others)) }).await.expect("a turn was lost");
     rest.1.into_iter().chain([rest.0]).for_each(Result::unwrap);
     assert_eq!(log.entries(), ["first", "b", "c", "d"]);
+    assert_eq!(log.most(), 1);
+}
+
+/// Equal keys in two databases have nothing to do with each other. Of lone clients it cannot be told.
+#[tokio::test]
+async fn each_pool_has_its_queues_and_the_lone_clients_share_theirs() {
+    let db = database().await;
+    let (pool, other, barrier) = (db.pool(1), db.pool(1), Barrier::new(2));
+    let both = async { join!(meet(&pool, "one", &barrier), meet(&other, "one", &barrier)) };
+    let (one, two) = timeout(SOON, both).await.expect("they wait for each other");
+    one.unwrap();
+    two.unwrap();
+
+    let (mut client, mut another) = (db.client().await, db.client().await);
+    let (log, gate) = (Log::default(), Notify::new());
+    let mut first = Box::pin(in_turn(&mut client, "first", &log, Some(&gate)));
+    while log.entries().is_empty() {
+        assert!((&mut first).now_or_never().is_none());
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    let second = in_turn(&mut another, "second", &log, None);
+    gate.notify_one();
+    let (first, second) = timeout(SOON, async { join!(first, second) }).await.expect("a turn was lost");
+    first.unwrap();
+    second.unwrap();
     assert_eq!(log.most(), 1);
 }
 
@@ -313,100 +337,4 @@ async fn an_escalated_call_that_sleeps_lets_the_others_go_ahead() {
     a.unwrap();
     b.unwrap();
     assert_eq!(log.entries(), ["a1", "a2", "a3", "b1", "b2", "a4"]);
-}
-
-/// Locks its rows in the order given, but where there is a barrier, the second not before the other call has locked
-/// its first.
-#[transactional]
-async fn lock_both(
-    tx: &mut Transaction<'_>,
-    [first, second]: [i64; 2],
-    log: &Log,
-    barrier: Option<&Barrier>,
-) -> Result<(), Error> {
-    log.enter();
-    let sql = "UPDATE accounts SET cents = cents + 1 WHERE id = $1";
-    tx.execute(sql, &[&first]).await?;
-    if let (Some(barrier), 1) = (barrier, tx.attempt()) {
-        barrier.wait().await;
-    }
-    let locked = tx.execute(sql, &[&second]).await;
-    log.leave();
-    locked?;
-    Ok(())
-}
-
-async fn lock_at_once(pool: &Pool, one: [i64; 2], two: [i64; 2]) {
-    let (log, barrier) = (Log::default(), Barrier::new(2));
-    let calls = async { join!(lock_both(pool, one, &log, Some(&barrier)), lock_both(pool, two, &log, Some(&barrier))) };
-    let (one, two) = timeout(SOON, calls).await.expect("stuck");
-    one.unwrap();
-    two.unwrap();
-}
-
-/// Nobody asked for it: after a deadlock in which nothing else was done, calls go one at a time for a while.
-#[tokio::test]
-async fn after_a_costly_deadlock_calls_go_one_at_a_time_for_a_while() {
-    let db = database().await;
-    let mut config = db.config().clone();
-    config.options("-c deadlock_timeout=1s");
-    let pool = retry_tests::pool(&config, 8);
-    loop {
-        let events = Events::capture();
-        lock_at_once(&pool, [1, 2], [2, 1]).await;
-        let [event] = &events.of("calls go one at a time")[..] else { panic!("{events:?}") };
-        assert_eq!((&*event["level"], &*event["sqlstate"]), ("WARN", "40P01"));
-        let shut = Duration::from_millis(event["time_ms"].parse().unwrap());
-        let (began, log) = (Instant::now(), Log::default());
-        let calls = (0..20).map(|n| lock_both(&pool, [n % 2 + 1, 2 - n % 2], &log, None));
-        timeout(SOON, join_all(calls)).await.expect("stuck").into_iter().for_each(Result::unwrap);
-        // On a machine so slow that they were at large again it says nothing; the next time lasts twice as long.
-        if began.elapsed() < shut / 2 {
-            assert_eq!(log.most(), 1);
-            break;
-        }
-        tokio::time::sleep(shut).await;
-    }
-    // A call whose turn it is waits for one that waits for its turn: only so long.
-    lock_at_once(&pool, [3, 4], [5, 6]).await;
-}
-
-/// Naps, or locks as above.
-#[transactional]
-async fn nap_or_lock(tx: &mut Transaction<'_>, rows: Option<[i64; 2]>, barrier: &Barrier) -> Result<(), Error> {
-    let sql = "UPDATE accounts SET cents = cents + 1 WHERE id = $1";
-    let Some([first, second]) = rows else { return Ok(tx.batch_execute("SELECT pg_sleep(0.05)").await?) };
-    tx.execute(sql, &[&first]).await?;
-    if tx.attempt() == 1 {
-        barrier.wait().await;
-    }
-    tx.execute(sql, &[&second]).await?;
-    Ok(())
-}
-
-/// Eight calls at once do what one after the other could not.
-#[tokio::test]
-async fn a_deadlock_beside_which_others_go_on_changes_nothing() {
-    let db = database().await;
-    let mut config = db.config().clone();
-    config.options("-c deadlock_timeout=1s");
-    let (pool, barrier) = (retry_tests::pool(&config, 10), Barrier::new(2));
-    nap_or_lock(&pool, None, &barrier).await.unwrap();
-    let events = Events::capture();
-    let locks = async { join!(nap_or_lock(&pool, Some([1, 2]), &barrier), nap_or_lock(&pool, Some([2, 1]), &barrier)) };
-    let naps = join_all((0..8).map(|_| async {
-        loop {
-            nap_or_lock(&pool, None, &barrier).await.unwrap();
-        }
-    }));
-    tokio::select! {
-        (one, two) = locks => {
-            one.unwrap();
-            two.unwrap();
-        }
-        _ = naps => {}
-        () = tokio::time::sleep(SOON) => panic!("stuck"),
-    }
-    assert_eq!(events.of("retrying")[0]["class"], "deadlock");
-    assert_eq!(events.of("calls go one at a time").len(), 0, "{events:?}");
 }

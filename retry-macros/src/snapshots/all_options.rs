@@ -29,6 +29,7 @@ async fn report(totals: &mut Vec<i64>) -> Result<(), BankError> {
                 ),
                 unknown_commit: bank::retry::__private::UnknownCommit::Retry,
                 escalate_after: ::core::option::Option::Some(2),
+                damping: false,
                 begin: ::core::option::Option::Some(
                     bank::retry::__private::Begin::Awaited,
                 ),
