@@ -90,6 +90,36 @@ mod transaction;
 /// `#[transactional]`, with `skip_all` or `skip(source)`: then its span is the whole call's, attempts and sleeps included.
 /// Above, it would rewrite what each attempt runs, and move the parameters into it.
 ///
+/// # Functions that call themselves
+///
+/// As with any `async fn`, the inner call goes into a box. Make that box in a function that names its type: through a plain
+/// `Box::pin(descendants(…))` rustc cannot tell whether the future is `Send`, and refuses to spawn it (E0275, "overflow").
+///
+/// ```
+/// use retry_runtime::{BoxFuture, Error, Transaction, transactional};
+///
+/// #[transactional]
+/// async fn descendants(tx: &mut Transaction<'_>, id: i64) -> Result<usize, Error> {
+///     let children = tx.query("SELECT id FROM folders WHERE parent = $1", &[&id]).await?;
+///     let mut count = children.len();
+///     for child in children {
+///         count += descendants_of_child(tx, child.get(0)).await?;
+///     }
+///     Ok(count)
+/// }
+///
+/// fn descendants_of_child<'a>(tx: &'a mut Transaction<'_>, id: i64) -> BoxFuture<'a, Result<usize, Error>> {
+///     Box::pin(descendants(tx, id))
+/// }
+///
+/// # fn call(pool: std::sync::Arc<impl retry_runtime::Pool + 'static>) {
+/// tokio::spawn(async move { descendants(&*pool, 1).await });
+/// # }
+/// ```
+///
+/// Each of these calls is a savepoint. If that is too much, put the recursion into a plain `async fn` that takes
+/// `&mut Transaction<'_>`, and call it from one transactional function.
+///
 /// # What it adds to the documentation
 ///
 /// A `pub` function with a doc comment gets a section at its end: isolation, what is retried and how often, and for how
