@@ -43,7 +43,8 @@ async fn transfer(
     loop {
         // Takes a connection, unless the call has one, and sends BEGIN.
         let __ended = match __run.begin().await {
-            ::core::result::Result::Ok(mut __tx) => {
+            ::core::result::Result::Ok(mut tx) => {
+                let __lent = &mut tx;
                 // A block of its own, so that `return` and `?` in the body end the attempt, not the loop.
                 #[allow(unused_braces)]
                 let __outcome: Result<(), BankError> = async {
@@ -53,7 +54,7 @@ async fn transfer(
                         let __ret: Result<(), BankError> = loop {};
                         return __ret;
                     }
-                    let tx: &mut Transaction<'_> = ::retry_runtime::__private::lend(&mut __tx);
+                    let tx: &mut Transaction<'_> = ::retry_runtime::__private::lend(__lent);
                     // The body, untouched.
                     {
                         let balance: i64 =
@@ -71,9 +72,9 @@ async fn transfer(
                 // No more than itself: a return type that is no `Result` is reported here, once.
                 let __outcome = ::retry_runtime::__private::Outcome::into_result(__outcome);
                 // The database's failure, if there is one in the error's chain of sources.
-                let __seen = ::retry_runtime::__private::seen!(__tx, &__outcome);
+                let __seen = ::retry_runtime::__private::seen!(tx, &__outcome);
                 // Sends COMMIT, or ROLLBACK.
-                ::core::result::Result::Ok(__tx.settle(__outcome, __seen).await)
+                ::core::result::Result::Ok(tx.settle(__outcome, __seen).await)
             }
             ::core::result::Result::Err(__error) => ::core::result::Result::Err(__error),
         };

@@ -5,8 +5,8 @@ use quote::{ToTokens, quote, quote_spanned};
 use syn::ext::IdentExt;
 use syn::visit_mut::{self, VisitMut};
 use syn::{
-    CapturedParam, Expr, Lifetime, PatType, PathArguments, PathSegment, PreciseCapture, Signature, Type, TypePath,
-    parse_quote, parse_quote_spanned,
+    CapturedParam, Expr, Lifetime, Pat, PatIdent, PatType, PathArguments, PathSegment, PreciseCapture, Signature, Type,
+    TypePath, parse_quote, parse_quote_spanned,
 };
 
 use crate::args::Args;
@@ -46,7 +46,8 @@ pub(crate) fn expand(args: TokenStream, input: TokenStream) -> TokenStream {
 //         loop {
 //             let ended = match run.begin().await {
 //                 Ok(mut tx) => {
-//                     let outcome = async { let tx = lend(&mut tx); body }.await;
+//                     let lent = &mut tx;
+//                     let outcome = async { let tx = lend(lent); body }.await;
 //                     Ok(tx.settle(outcome).await)
 //                 }
 //                 Err(error) => Err(error),
@@ -89,11 +90,22 @@ fn function(args: &Args, item: &Item, shape: Shape) -> TokenStream {
     let cloned = cloned.iter().map(|Cloned { attrs, mutability, ident }| {
         quote_spanned!(at(ident)=> #(#attrs)* let #mutability #ident = ::core::clone::Clone::clone(&#ident);)
     });
+
+    // Where a body keeps its transaction for longer than its attempt, rustc complains of the parameter first, and of the
+    // loop last: its errors are sorted by their places.
+    let end = span.located_at(body.span_close());
+    let tx = name_of(&tx_pat);
+    let binding = quote_spanned!(tx.span()=> mut #tx);
+    let borrow = quote_spanned!(tx.span()=> &mut #tx);
+    let begin = quote_spanned!(end=> __run.begin().await);
+    let mut last = tx.clone();
+    last.set_span(tx.span().located_at(end));
+
     AnonymousLifetimes.visit_type_mut(&mut tx_ty);
-    let lend = over(&tx_ty, quote_spanned!(span=> #private::lend(&mut __tx)));
+    let lend = over(&tx_ty, quote_spanned!(span=> #private::lend(__lent)));
     InferImplTrait.visit_type_mut(&mut output);
     let in_body = span.located_at(body.span_open());
-    let attempt = quote_spanned! {in_body=>
+    let run_body = quote_spanned! {in_body=>
         async {
             // Never runs. It pins the type that `?` converts to.
             #[allow(unreachable_code)]
@@ -109,10 +121,10 @@ fn function(args: &Args, item: &Item, shape: Shape) -> TokenStream {
     };
     let error = first(error_of(&output));
     let (limit, outcome_of) = if args.limits_body() {
-        let limited = quote_spanned!(at(&error)=> __limit.body(#attempt).await);
-        (Some(quote_spanned!(span=> let __limit = __tx.limit();)), limited)
+        let limited = quote_spanned!(at(&error)=> __limit.body(#run_body).await);
+        (Some(quote_spanned!(span=> let __limit = #tx.limit();)), limited)
     } else {
-        (None, quote_spanned!(span=> #attempt.await))
+        (None, quote_spanned!(span=> #run_body.await))
     };
 
     // All that asks something of the return type stands at one place, so that rustc has one complaint.
@@ -120,8 +132,19 @@ fn function(args: &Args, item: &Item, shape: Shape) -> TokenStream {
     let outcome = over(&result, quote_spanned!(span=> __outcome));
     let into_result = over(&result, quote_spanned!(span=> #private::Outcome::into_result(#outcome)));
     let from_result = over(&result, quote_spanned!(span=> #private::Outcome::from_result(__result)));
-    let settle = quote_spanned!(at(&error)=> __tx.settle(__outcome, __seen).await);
+    let settle = quote_spanned!(at(&error)=> #last.settle(__outcome, __seen).await);
     let next = quote_spanned!(at(&error)=> __run.next(__ended).await);
+
+    let attempt = quote_spanned! {span=>
+        #limit
+        let __lent = #borrow;
+        #[allow(unused_braces)]
+        let #outcome: #output = #outcome_of;
+        let #outcome = #into_result;
+        let __seen = #private::seen!(#last, &#outcome #(, #retry_if)*);
+        ::core::result::Result::Ok(#settle)
+    };
+    let attempt = braces(attempt, end);
 
     // Locals are invisible to the body: `mixed_site` hygiene.
     let call = quote_spanned! {span=>
@@ -132,15 +155,8 @@ fn function(args: &Args, item: &Item, shape: Shape) -> TokenStream {
             #private::Run::new(::core::convert::Into::into(#source), &__SITE) #queue_by
         };
         loop {
-            let __ended = match __run.begin().await {
-                ::core::result::Result::Ok(mut __tx) => {
-                    #limit
-                    #[allow(unused_braces)]
-                    let #outcome: #output = #outcome_of;
-                    let #outcome = #into_result;
-                    let __seen = #private::seen!(__tx, &#outcome #(, #retry_if)*);
-                    ::core::result::Result::Ok(#settle)
-                }
+            let __ended = match #begin {
+                ::core::result::Result::Ok(#binding) => #attempt
                 ::core::result::Result::Err(__error) => ::core::result::Result::Err(__error),
             };
             if let ::core::ops::ControlFlow::Break(__result) = #next {
@@ -149,8 +165,7 @@ fn function(args: &Args, item: &Item, shape: Shape) -> TokenStream {
         }
     };
     // The body's own braces: rustc has nothing to say of an unused function whose end a macro wrote.
-    let mut call = Group::new(Delimiter::Brace, call);
-    call.set_span(body.span());
+    let call = braces(call, body.span());
     let documented = document::section(args, item);
     quote!(#(#attrs)* #documented #vis #sig #call)
 }
@@ -160,6 +175,14 @@ fn private(args: &Args) -> TokenStream {
     let span = Span::mixed_site();
     let runtime = args.krate.as_ref().map_or_else(|| quote_spanned!(span=> ::retry_runtime), ToTokens::to_token_stream);
     quote_spanned!(span=> #runtime::__private)
+}
+
+/// What the attempt's transaction is called: as in the function, so that rustc can name it. The body's own hides it.
+fn name_of(tx: &Pat) -> Ident {
+    match tx {
+        Pat::Ident(PatIdent { ident, .. }) if !ident.to_string().starts_with('_') => ident.clone(),
+        _ => Ident::new("__tx", Span::mixed_site()),
+    }
 }
 
 /// The type of the parameter in the transaction's place. A return type that lists what it captures has to list this
@@ -175,6 +198,13 @@ fn source_type(private: &TokenStream, sig: &mut Signature, span: Span) -> Type {
     sig.generics.params.push(parse_quote!(#lifetime));
     sig.generics.params.push(parse_quote!(#name: ::core::convert::Into<#private::Source<#lifetime>>));
     parse_quote!(#name)
+}
+
+/// A block.
+fn braces(tokens: TokenStream, span: Span) -> Group {
+    let mut block = Group::new(Delimiter::Brace, tokens);
+    block.set_span(span);
+    block
 }
 
 /// Where `tokens` begin, for names of ours: what is wrong with them is reported there.

@@ -45,8 +45,9 @@ async fn report(totals: &mut Vec<i64>) -> Result<(), BankError> {
     };
     loop {
         let __ended = match __run.begin().await {
-            ::core::result::Result::Ok(mut __tx) => {
-                let __limit = __tx.limit();
+            ::core::result::Result::Ok(mut tx) => {
+                let __limit = tx.limit();
+                let __lent = &mut tx;
                 #[allow(unused_braces)]
                 let __outcome: Result<(), BankError> = __limit
                     .body(async {
@@ -55,9 +56,7 @@ async fn report(totals: &mut Vec<i64>) -> Result<(), BankError> {
                             let __ret: Result<(), BankError> = loop {};
                             return __ret;
                         }
-                        let tx: &Transaction<'_> = bank::retry::__private::lend(
-                            &mut __tx,
-                        );
+                        let tx: &Transaction<'_> = bank::retry::__private::lend(__lent);
                         {
                             totals
                                 .push(
@@ -72,9 +71,9 @@ async fn report(totals: &mut Vec<i64>) -> Result<(), BankError> {
                     .await;
                 let __outcome = bank::retry::__private::Outcome::into_result(__outcome);
                 let __seen = bank::retry::__private::seen!(
-                    __tx, & __outcome, | error | error.is_stale()
+                    tx, & __outcome, | error | error.is_stale()
                 );
-                ::core::result::Result::Ok(__tx.settle(__outcome, __seen).await)
+                ::core::result::Result::Ok(tx.settle(__outcome, __seen).await)
             }
             ::core::result::Result::Err(__error) => ::core::result::Result::Err(__error),
         };

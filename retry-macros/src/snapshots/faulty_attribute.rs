@@ -14,8 +14,9 @@ async fn touch(
     };
     loop {
         let __ended = match __run.begin().await {
-            ::core::result::Result::Ok(mut __tx) => {
-                let __limit = __tx.limit();
+            ::core::result::Result::Ok(mut tx) => {
+                let __limit = tx.limit();
+                let __lent = &mut tx;
                 #[allow(unused_braces)]
                 let __outcome: Result<(), Error> = __limit
                     .body(async {
@@ -25,7 +26,7 @@ async fn touch(
                             return __ret;
                         }
                         let tx: &Transaction<'_> = ::retry_runtime::__private::lend(
-                            &mut __tx,
+                            __lent,
                         );
                         { Ok(tx.batch_execute("SELECT 1").await?) }
                     })
@@ -33,8 +34,8 @@ async fn touch(
                 let __outcome = ::retry_runtime::__private::Outcome::into_result(
                     __outcome,
                 );
-                let __seen = ::retry_runtime::__private::seen!(__tx, & __outcome);
-                ::core::result::Result::Ok(__tx.settle(__outcome, __seen).await)
+                let __seen = ::retry_runtime::__private::seen!(tx, & __outcome);
+                ::core::result::Result::Ok(tx.settle(__outcome, __seen).await)
             }
             ::core::result::Result::Err(__error) => ::core::result::Result::Err(__error),
         };

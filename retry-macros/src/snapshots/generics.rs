@@ -26,7 +26,8 @@ where
     };
     loop {
         let __ended = match __run.begin().await {
-            ::core::result::Result::Ok(mut __tx) => {
+            ::core::result::Result::Ok(mut tx) => {
+                let __lent = &mut tx;
                 #[allow(unused_braces)]
                 let __outcome: Result<_, Error> = async {
                     #[allow(unreachable_code)]
@@ -35,7 +36,7 @@ where
                         return __ret;
                     }
                     let tx: &'_ mut Transaction<'_> = ::retry_runtime::__private::lend(
-                        &mut __tx,
+                        __lent,
                     );
                     { Ok(std::iter::once(name)) }
                 }
@@ -43,8 +44,8 @@ where
                 let __outcome = ::retry_runtime::__private::Outcome::into_result(
                     __outcome,
                 );
-                let __seen = ::retry_runtime::__private::seen!(__tx, & __outcome);
-                ::core::result::Result::Ok(__tx.settle(__outcome, __seen).await)
+                let __seen = ::retry_runtime::__private::seen!(tx, & __outcome);
+                ::core::result::Result::Ok(tx.settle(__outcome, __seen).await)
             }
             ::core::result::Result::Err(__error) => ::core::result::Result::Err(__error),
         };

@@ -24,7 +24,8 @@ pub(crate) async fn cents(&self, id: i64) -> anyhow::Result<i64> {
     };
     loop {
         let __ended = match __run.begin().await {
-            ::core::result::Result::Ok(mut __tx) => {
+            ::core::result::Result::Ok(mut tx) => {
+                let __lent = &mut tx;
                 #[allow(unused_braces)]
                 let __outcome: anyhow::Result<i64> = async {
                     #[allow(unreachable_code)]
@@ -32,17 +33,15 @@ pub(crate) async fn cents(&self, id: i64) -> anyhow::Result<i64> {
                         let __ret: anyhow::Result<i64> = loop {};
                         return __ret;
                     }
-                    let tx: &Transaction<'_> = ::retry_runtime::__private::lend(
-                        &mut __tx,
-                    );
+                    let tx: &Transaction<'_> = ::retry_runtime::__private::lend(__lent);
                     { Ok(tx.query_one(self.sql, &[&id]).await?.get(0)) }
                 }
                     .await;
                 let __outcome = ::retry_runtime::__private::Outcome::into_result(
                     __outcome,
                 );
-                let __seen = ::retry_runtime::__private::seen!(__tx, & __outcome);
-                ::core::result::Result::Ok(__tx.settle(__outcome, __seen).await)
+                let __seen = ::retry_runtime::__private::seen!(tx, & __outcome);
+                ::core::result::Result::Ok(tx.settle(__outcome, __seen).await)
             }
             ::core::result::Result::Err(__error) => ::core::result::Result::Err(__error),
         };

@@ -15,7 +15,8 @@ async fn touch(
     };
     loop {
         let __ended = match __run.begin().await {
-            ::core::result::Result::Ok(mut __tx) => {
+            ::core::result::Result::Ok(mut tx) => {
+                let __lent = &mut tx;
                 #[allow(unused_braces)]
                 let __outcome: Result<(), Error> = async {
                     #[allow(unreachable_code)]
@@ -24,7 +25,7 @@ async fn touch(
                         return __ret;
                     }
                     let tx: &mut Transaction<'_> = ::retry_runtime::__private::lend(
-                        &mut __tx,
+                        __lent,
                     );
                     {
                         tx.execute(
@@ -39,8 +40,8 @@ async fn touch(
                 let __outcome = ::retry_runtime::__private::Outcome::into_result(
                     __outcome,
                 );
-                let __seen = ::retry_runtime::__private::seen!(__tx, & __outcome);
-                ::core::result::Result::Ok(__tx.settle(__outcome, __seen).await)
+                let __seen = ::retry_runtime::__private::seen!(tx, & __outcome);
+                ::core::result::Result::Ok(tx.settle(__outcome, __seen).await)
             }
             ::core::result::Result::Err(__error) => ::core::result::Result::Err(__error),
         };

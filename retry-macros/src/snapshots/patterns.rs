@@ -17,6 +17,7 @@ async fn drain(
     loop {
         let __ended = match __run.begin().await {
             ::core::result::Result::Ok(mut __tx) => {
+                let __lent = &mut __tx;
                 #[allow(unused_braces)]
                 let __outcome: Result<i64, Error> = async {
                     #[allow(unreachable_code)]
@@ -27,7 +28,7 @@ async fn drain(
                     let mut ids = ::core::clone::Clone::clone(&ids);
                     let mut a = ::core::clone::Clone::clone(&a);
                     let _: &mut Transaction<'_> = ::retry_runtime::__private::lend(
-                        &mut __tx,
+                        __lent,
                     );
                     {
                         a += ids.pop().unwrap_or(b);
