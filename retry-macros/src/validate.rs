@@ -3,8 +3,8 @@
 use proc_macro2::{Ident, Span};
 use syn::visit_mut::{self, VisitMut};
 use syn::{
-    Attribute, FnArg, Lifetime, PatIdent, PatType, Receiver, ReceiverKind, ReturnType, Signature, Token, Type,
-    TypePath, TypeReference, parse_quote, parse_quote_spanned,
+    Attribute, FnArg, GenericArgument, Lifetime, PatIdent, PatType, PathArguments, Receiver, ReceiverKind, ReturnType,
+    Signature, Token, Type, TypePath, TypeReference, parse_quote, parse_quote_spanned,
 };
 
 use crate::args::Args;
@@ -206,11 +206,23 @@ fn check_param(ty: &Type, ref_mut: Option<Token![ref]>, args: &Args, errors: &mu
     }
 }
 
-/// The `&mut T` in a type that a body can write through.
+/// The `&mut T` in a type that a body can write through: what a value of it holds. What a function takes or a trait
+/// speaks of is another thing, and behind a `&` all is read only.
 fn mut_reference(ty: &Type) -> Option<&TypeReference> {
     match strip(ty) {
-        Type::Reference(reference) if reference.mutability.is_some() => Some(reference),
+        Type::Reference(reference) => reference.mutability.is_some().then_some(reference),
         Type::Tuple(tuple) => tuple.elems.iter().find_map(mut_reference),
+        Type::Array(array) => mut_reference(&array.elem),
+        Type::Slice(slice) => mut_reference(&slice.elem),
+        Type::Path(TypePath { qself: None, path, .. }) => {
+            let last = path.segments.last().filter(|last| last.ident != "PhantomData")?;
+            let PathArguments::AngleBracketed(generics) = &last.arguments else { return None };
+            let types = generics.args.iter().filter_map(|arg| match arg {
+                GenericArgument::Type(ty) => Some(ty),
+                _ => None,
+            });
+            types.into_iter().find_map(mut_reference)
+        }
         _ => None,
     }
 }

@@ -69,7 +69,7 @@ mod transaction;
 /// |---|---|
 /// | a function that is not `async`, or returns no `Result` | an attempt is awaited, and its outcome decides between `COMMIT` and `ROLLBACK` |
 /// | no transaction as the first parameter, or one by value | callers pass a source in its place, and each attempt has one of its own |
-/// | `&mut` and `ref mut` parameters, `&mut self` | what a rolled-back attempt wrote there would stay; `allow_mut` accepts it |
+/// | `&mut` and `ref mut` parameters, also as `[&mut T; 2]`, `Option<&mut T>` and the like, `&mut self` | what a rolled-back attempt wrote there would stay; `allow_mut` accepts it |
 /// | a test, `main`, an `extern` function | nobody calls them with a source |
 /// | a function that `#[async_trait]` has rewritten | its body is in a box already: put the attribute on a function that it calls |
 /// | an option unknown, given twice, or with a malformed value | the message names the nearest, or what is expected |
@@ -83,6 +83,9 @@ mod transaction;
 /// | `commit()`, `rollback()`, `transaction()` or `savepoint()` in the body | the retry loop ends the transaction, and a savepoint is a nested call |
 /// | a result that borrows from the transaction | that ends before the function returns |
 /// | a call with anything but `&pool`, `&mut client` or `&mut *tx` | no transaction can begin on it |
+///
+/// An alias or a struct that hides a `&mut` is a `&mut` parameter too, and so is a `Mutex` or a `Cell`: what a rolled-back
+/// attempt writes there stays. The attribute sees only what the signature spells out.
 ///
 /// # Other attributes
 ///
