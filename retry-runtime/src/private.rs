@@ -78,7 +78,8 @@ impl<T, E> Outcome for Result<T, E> {
     message = "the function's error `{Self}` cannot be made from `retry_runtime::Error`",
     label = "needs `From<retry_runtime::Error>`",
     note = "with thiserror, add a variant: `#[error(transparent)] Transaction(#[from] retry_runtime::Error)`",
-    note = "or return `retry_runtime::Error` itself, `anyhow::Error`, or `Box<dyn std::error::Error + Send + Sync>`"
+    note = "or return `retry_runtime::Error` itself, `anyhow::Error`, or `Box<dyn std::error::Error + Send + Sync>`",
+    note = "a type parameter needs the bound `From<retry_runtime::Error>`"
 )]
 pub trait FromError {
     /// Made from the runtime's error.
