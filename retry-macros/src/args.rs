@@ -4,7 +4,7 @@ use proc_macro2::{Ident, Span, TokenStream, TokenTree};
 use quote::{ToTokens, quote};
 use syn::ext::IdentExt;
 use syn::parse::{ParseStream, Parser};
-use syn::{Expr, LitStr, Path, Result, Token, token};
+use syn::{Expr, LitStr, Path, Result, Token, parse_quote, token};
 
 use crate::error::Errors;
 use crate::names;
@@ -29,7 +29,7 @@ macro_rules! options {
             fn set(&mut self, arg: &Arg, errors: &mut Errors) -> Option<()> {
                 match arg.key.to_string().as_str() {
                     $($name => self.$field = Some($read(arg, errors)?),)*
-                    _ => return errors.refuse(&arg.key, names::unknown(&arg.key)),
+                    _ => return None,
                 }
                 Some(())
             }
@@ -95,8 +95,17 @@ impl Args {
         if seen.contains(&arg.key) {
             return errors.refuse(&arg.key, format_args!("option `{}` given more than once", arg.key));
         }
+        let is_option = |key: &Ident| OPTIONS.iter().any(|option| key == option);
+        let before = seen.iter().rfind(|key| is_option(key)).is_some_and(|key| key == "queue_by");
         seen.push(arg.key.clone());
-        self.set(arg, errors)
+        if is_option(&arg.key) {
+            return self.set(arg, errors);
+        }
+        let keys = self.queue_by.as_mut().filter(|_| before && matches!(arg.value, Value::None));
+        errors.at(&arg.key, names::unknown(&arg.key, keys.as_deref().map(Vec::as_slice)));
+        let key = &arg.key;
+        keys?.push(parse_quote!(#key));
+        None
     }
 
     /// Refuses options that contradict each other, unless one of them was refused already.
@@ -256,10 +265,10 @@ fn skip_comma(input: ParseStream) -> Result<()> {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
 
-    fn faults(tokens: TokenStream) -> Vec<String> {
+    pub(crate) fn faults(tokens: TokenStream) -> Vec<String> {
         let mut errors = Errors::default();
         Args::parse(tokens, &mut errors);
         errors.messages()

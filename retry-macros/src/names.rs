@@ -1,6 +1,7 @@
 //! What people write in place of the options' names.
 
 use proc_macro2::Ident;
+use syn::{Expr, ExprPath};
 
 use crate::args::OPTIONS;
 
@@ -22,9 +23,9 @@ const ELSEWHERE: [(&str, &str); 14] = [
     ("serialize_by", "queue_by"),
 ];
 
-/// What to say of a name that no option has.
-pub(crate) fn unknown(key: &Ident) -> String {
-    let name = key.to_string();
+/// What to say of a name that no option has. It may be a key after those of `queue_by`.
+pub(crate) fn unknown(key: &Ident, keys: Option<&[Expr]>) -> String {
+    let (written, name) = (key, key.to_string().to_lowercase());
     if name == "propagation" {
         return "unknown option `propagation`; a nested call is always a savepoint of the call around it".to_owned();
     }
@@ -32,10 +33,24 @@ pub(crate) fn unknown(key: &Ident) -> String {
     let alike = |option: &&str| name.contains(option) || distance(option, &name) <= option.len() / 2;
     let nearest = || OPTIONS.iter().copied().min_by_key(|option| distance(option, &name)).filter(alike);
     if let Some(option) = elsewhere.or_else(nearest) {
-        return format!("unknown option `{name}`; did you mean `{option}`?");
+        return format!("unknown option `{written}`; did you mean `{option}`?");
+    }
+    if let Some(keys) = keys {
+        let names: Option<Vec<_>> = keys.iter().map(ident).chain([Some(key)]).collect();
+        let names = names.unwrap_or_default().into_iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
+        let example = if names.is_empty() { "from, to" } else { &names };
+        return format!("unknown option `{written}`; several keys go into brackets: `queue_by = [{example}]`");
     }
     let options: Vec<_> = OPTIONS.iter().map(|option| format!("`{option}`")).collect();
-    format!("unknown option `{name}`; the options are {}", options.join(", "))
+    format!("unknown option `{written}`; the options are {}", options.join(", "))
+}
+
+/// The name that an expression is.
+fn ident(expr: &Expr) -> Option<&Ident> {
+    match expr {
+        Expr::Path(ExprPath { path, .. }) => path.get_ident(),
+        _ => None,
+    }
 }
 
 /// How many letters have to be put in, left out or changed to get from one word to another.
@@ -55,8 +70,10 @@ fn distance(from: &str, to: &str) -> usize {
 #[cfg(test)]
 mod tests {
     use proc_macro2::Span;
+    use quote::quote;
 
     use super::*;
+    use crate::args::tests::faults;
 
     #[test]
     fn what_options_are_called_elsewhere_is_no_option_here() {
@@ -76,6 +93,9 @@ mod tests {
             ("attempts", "retries"),
             ("backoff", "base_delay"),
             ("lock_timout", "lock_timeout"),
+            ("READ_ONLY", "read_only"),
+            ("readOnly", "read_only"),
+            ("Retries", "retries"),
         ] {
             let fault = message(option);
             assert!(fault.ends_with(&format!("did you mean `{nearest}`?")), "{fault}");
@@ -83,7 +103,23 @@ mod tests {
         assert!(message("frobnicate").contains("the options are `retries`, "));
     }
 
+    #[test]
+    fn several_keys_go_into_brackets() {
+        for (args, example) in [
+            (quote!(queue_by = from, to), vec!["[from, to]"]),
+            (quote!(queue_by = from, to, via, read_only), vec!["[from, to]", "[from, to, via]"]),
+            (quote!(queue_by = [from, to], via), vec!["[from, to, via]"]),
+            (quote!(queue_by = transfer.from, to), vec!["[from, to]"]),
+        ] {
+            let faults = faults(args);
+            let says = |(fault, example): (&String, &&str)| fault.ends_with(&format!("`queue_by = {example}`"));
+            assert!(faults.len() == example.len() && faults.iter().zip(&example).all(says), "{faults:?}");
+        }
+        assert!(faults(quote!(queue_by = from, read_onli))[0].ends_with("did you mean `read_only`?"));
+        assert!(faults(quote!(queue_by = from, retries = 2, to))[0].contains("the options are"));
+    }
+
     fn message(name: &str) -> String {
-        unknown(&Ident::new(name, Span::call_site()))
+        unknown(&Ident::new(name, Span::call_site()), None)
     }
 }

@@ -146,9 +146,12 @@ impl ToTokens for Time {
 
 /// The number of microseconds that a literal such as `"5ms"` stands for.
 fn micros(text: &str) -> std::result::Result<u64, String> {
-    const UNITS: [(&str, u64); 4] = [("us", 1), ("ms", 1_000), ("s", 1_000_000), ("m", 60_000_000)];
+    // Unicode has two characters for a micro.
+    const UNITS: [(&str, u64); 6] =
+        [("us", 1), ("\u{b5}s", 1), ("\u{3bc}s", 1), ("ms", 1_000), ("s", 1_000_000), ("m", 60_000_000)];
     let digits = text.len() - text.trim_start_matches(|c: char| c.is_ascii_digit()).len();
     let (number, unit) = text.split_at(digits);
+    let unit = unit.trim_start();
     if number.is_empty() {
         return Err("expected a duration: digits and a unit (`us`, `ms`, `s`, `m`), as in `\"5ms\"`".into());
     }
@@ -241,10 +244,34 @@ fn is_sqlstate(code: &str) -> bool {
 
 /// One key, or a list of them.
 pub(crate) fn keys(arg: &Arg, errors: &mut Errors) -> Option<Vec<Expr>> {
-    match arg.expr() {
-        Some(Expr::Array(array)) if !array.elems.is_empty() => Some(array.elems.iter().cloned().collect()),
-        Some(value) if !matches!(value, Expr::Array(_)) => Some(vec![value.clone()]),
-        _ => arg.expected(errors, "one or more keys", "[from, to]"),
+    let keys: Vec<Expr> = match arg.expr() {
+        Some(Expr::Array(array)) if !array.elems.is_empty() => array.elems.iter().cloned().map(ungroup).collect(),
+        Some(value) if !matches!(value, Expr::Array(_)) => vec![value.clone()],
+        _ => return arg.expected(errors, "one or more keys", "[from, to]"),
+    };
+    for key in keys.iter().filter(|key| is_literal(key)) {
+        // In quotes by mistake?
+        let unquoted = string(key).filter(|text| text.parse::<Expr>().is_ok_and(|expr| !is_literal(&expr)));
+        let remedy = match unquoted {
+            Some(text) => format!("write `{}` without quotes", text.value()),
+            None => "write a parameter, as in `queue_by = id`".to_owned(),
+        };
+        let one = "`queue_by = ()` to run them one at a time";
+        errors.at(key, format_args!("this is the same key for every call; {remedy}, or {one}"));
+    }
+    (!keys.iter().any(is_literal)).then_some(keys)
+}
+
+/// Whether an expression is written out: it has one value only.
+fn is_literal(expr: &Expr) -> bool {
+    match expr {
+        Expr::Lit(_) => true,
+        Expr::Group(group) => is_literal(&group.expr),
+        Expr::Paren(paren) => is_literal(&paren.expr),
+        Expr::Reference(reference) => is_literal(&reference.expr),
+        Expr::Unary(unary) => is_literal(&unary.expr),
+        Expr::Tuple(tuple) => !tuple.elems.is_empty() && tuple.elems.iter().all(is_literal),
+        _ => false,
     }
 }
 
@@ -279,7 +306,10 @@ pub(crate) fn path(arg: &Arg, errors: &mut Errors) -> Option<Path> {
 
 #[cfg(test)]
 mod tests {
+    use quote::quote;
+
     use super::micros;
+    use crate::args::tests::faults;
 
     #[test]
     fn durations() {
@@ -287,12 +317,15 @@ mod tests {
         assert_eq!(micros("5ms"), Ok(5_000));
         assert_eq!(micros("1s"), Ok(1_000_000));
         assert_eq!(micros("2m"), Ok(120_000_000));
+        assert_eq!(micros("5 ms"), Ok(5_000));
+        assert_eq!((micros("5\u{b5}s"), micros("5 \u{3bc}s")), (Ok(5), Ok(5)));
         for (text, fault) in [
             ("", "expected a duration: digits"),
             ("ms", "expected a duration: digits"),
             ("-5ms", "expected a duration: digits"),
             ("5", "expected a unit"),
-            ("5 ms", "unknown unit ` ms`"),
+            ("5 ", "expected a unit"),
+            ("5 m s", "unknown unit `m s`"),
             ("5h", "unknown unit `h`"),
             ("1.5s", "expected whole numbers"),
             ("0ms", "longer than zero"),
@@ -301,6 +334,25 @@ mod tests {
         ] {
             let message = micros(text).expect_err(text);
             assert!(message.contains(fault), "{text}: {message}");
+        }
+    }
+
+    #[test]
+    fn a_literal_is_no_key() {
+        for (keys, remedy) in [
+            (quote!("id"), "write `id` without quotes"),
+            (quote!(["transfer.from", to]), "write `transfer.from` without quotes"),
+            (quote!("every transfer"), "write a parameter"),
+            (quote!("7"), "write a parameter"),
+            (quote!(7), "write a parameter"),
+            (quote!([from, -1]), "write a parameter"),
+            (quote!((&"a", 1)), "write a parameter"),
+        ] {
+            let faults = faults(quote!(queue_by = #keys));
+            assert!(faults.len() == 1 && faults[0].contains(remedy), "{faults:?}");
+        }
+        for keys in [quote!(()), quote!(("bank", id)), quote!([id, id + 1]), quote!(KEY)] {
+            assert_eq!(faults(quote!(queue_by = #keys)), [""; 0]);
         }
     }
 }

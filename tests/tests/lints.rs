@@ -45,7 +45,7 @@ const fn is_lost(error: &Error) -> bool {
     retry_on = ["23505"],
     deadline = "1s",
     unknown_commit = "retry",
-    queue_by = [id, "every option", id + 1],
+    queue_by = [id, id + 1],
     escalate_after = LIMIT,
     damping = "off",
     begin = "awaited",

@@ -40,7 +40,7 @@ async fn report(totals: &mut Vec<i64>) -> Result<(), BankError> {
         bank::retry::__private::Run::new(::core::convert::Into::into(source), &__SITE)
             .queue_by([
                 bank::retry::__private::QueueKey::of(&(totals.len())),
-                bank::retry::__private::QueueKey::of(&("report")),
+                bank::retry::__private::QueueKey::of(&(totals.capacity())),
             ])
     };
     loop {
