@@ -6,6 +6,7 @@ use syn::ext::IdentExt;
 use syn::parse::{ParseStream, Parser};
 use syn::{Expr, LitStr, Path, Result, Token, parse_quote, token};
 
+use crate::backoff::DEADLOCK_RETRIES;
 use crate::error::Errors;
 use crate::names;
 use crate::value::{self, Count, Time};
@@ -152,16 +153,21 @@ impl Args {
         if let (Some(Count::Literal(0)), Some(codes)) = (&self.retries, &self.retry_on) {
             errors.at(&codes[0], "`retry_on` counts against `retries`, which is 0");
         }
-        if let Some(Count::Literal(budget)) = &self.deadlock_retries {
-            if let (0, Some(retry_if)) = (budget, &self.retry_if) {
-                errors.at(retry_if, "`retry_if` counts against `deadlock_retries`, which is 0");
-            }
-            if let Some(Count::Literal(after)) = &self.escalate_after {
-                if after > budget {
-                    let key = seen.iter().find(|key| *key == "escalate_after");
-                    errors.at(key, "`escalate_after` is greater than `deadlock_retries`: it never comes to that");
-                }
-            }
+        let is_default = |name: &str| seen.iter().all(|seen| seen != name);
+        let budget = match (&self.deadlock_retries, &self.retries) {
+            (Some(Count::Literal(budget)), _) => *budget,
+            (None, Some(Count::Literal(retries))) if is_default("deadlock_retries") => DEADLOCK_RETRIES.max(*retries),
+            (None, None) if is_default("deadlock_retries") && is_default("retries") => DEADLOCK_RETRIES,
+            // A constant's, and for the runtime to check; or refused already.
+            _ => return,
+        };
+        if let (0, Some(retry_if)) = (budget, &self.retry_if) {
+            errors.at(retry_if, "`retry_if` counts against `deadlock_retries`, which is 0");
+        }
+        if matches!(self.escalate_after, Some(Count::Literal(after)) if after > budget) {
+            let key = seen.iter().find(|key| *key == "escalate_after");
+            let budget = format!("`deadlock_retries`, which is {budget}");
+            errors.at(key, format_args!("`escalate_after` is greater than {budget}: it never comes to that"));
         }
     }
 
@@ -209,7 +215,11 @@ impl Args {
         if stated.is_empty() || self.faulty {
             return quote!(#private::Policy::DEFAULT);
         }
-        quote!(#private::Policy { #stated ..#private::Policy::DEFAULT })
+        let policy = quote!(#private::Policy { #stated ..#private::Policy::DEFAULT });
+        match (&self.retry_if, &self.deadlock_retries) {
+            (Some(_), Some(Count::Path(_))) => quote!(#private::with_retry_if(#policy)),
+            _ => policy,
+        }
     }
 }
 
@@ -343,6 +353,8 @@ pub(crate) mod tests {
             quote!(deferrable, read_only = 1, isolation = "serializable"),
             quote!(deferrable = false),
             quote!(retries = 0, retry_on = ["2350"]),
+            quote!(retries = "7", escalate_after = 7),
+            quote!(deadlock_retries = -7, retries = 1, escalate_after = 7),
             quote!(retries = 3 +, read_only),
             quote!(retries: 3),
             quote!(isolation = read committed),
@@ -369,6 +381,8 @@ pub(crate) mod tests {
             (quote!(retries = 0, retry_on = ["23505"]), "`retry_on` counts against `retries`"),
             (quote!(deadlock_retries = 0, retry_if = is_stale), "`retry_if` counts against"),
             (quote!(deadlock_retries = 2, escalate_after = 3), "`escalate_after` is greater"),
+            (quote!(escalate_after = 6), "`escalate_after` is greater than `deadlock_retries`, which is 5:"),
+            (quote!(retries = 7, escalate_after = 8), "`escalate_after` is greater"),
             (quote!(read_only, unknown_commit = "token"), "a `read_only` function"),
             (quote!(isolation = "read uncommitted"), "PostgreSQL runs `read uncommitted`"),
             (quote!(propagation = "nested"), "unknown option `propagation`; a nested call"),
@@ -376,7 +390,15 @@ pub(crate) mod tests {
             let faults = faults(one);
             assert!(faults.len() == 1 && faults[0].starts_with(fault), "{faults:?}");
         }
-        assert_eq!(faults(quote!(deadlock_retries = 3, escalate_after = 3)), [""; 0]);
+        for budget in [
+            quote!(deadlock_retries = 7),
+            quote!(deadlock_retries = LIMIT),
+            quote!(retries = 7),
+            quote!(retries = LIMIT),
+        ] {
+            assert_eq!(faults(quote!(#budget, escalate_after = 7)), [""; 0]);
+        }
+        assert_eq!(faults(quote!(escalate_after = 5)), [""; 0]);
         for one in [quote!(deferrable), quote!(deferrable, read_only), quote!(deferrable, isolation = "serializable")] {
             assert!(faults(one)[0].starts_with("`deferrable` has an effect only"));
         }

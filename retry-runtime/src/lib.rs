@@ -76,7 +76,7 @@ mod transaction;
 /// | `isolation = "read uncommitted"` | PostgreSQL runs that as read committed |
 /// | `deferrable` without `read_only` and `isolation = "serializable"` | it would have no effect |
 /// | `base_delay` longer than `max_delay` or `deadline` | the one is the first delay, the others are to be the last |
-/// | `retry_on` with `retries = 0`, `retry_if` with `deadlock_retries = 0`, `escalate_after` beyond `deadlock_retries` | it would never come to that |
+/// | `retry_on` with `retries = 0`, `retry_if` with `deadlock_retries = 0`, `escalate_after` beyond `deadlock_retries`, by default or by a constant too | it would never come to that |
 /// | `retry_on` with 40001, 40P01, 55P03, 55006 or 25P02 | the first four are retried anyway, the last one only says that something failed before |
 /// | a literal as a key of `queue_by` | it is the same for all calls; `queue_by = ()` says that |
 /// | `unknown_commit = "resolve"` or `"token"` with `read_only` | there is no outcome to look up |

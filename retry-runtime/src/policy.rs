@@ -186,6 +186,13 @@ impl Policy {
             !matches!(self.escalate_after, Some(0)),
             "`escalate_after` counts lost conflicts, from 1; `queue_by = ()` runs calls one at a time from the first"
         );
+        assert!(self.retry_on.is_empty() || self.retries > 0, "`retry_on` counts against `retries`, which is 0");
+        if let Some(after) = self.escalate_after {
+            assert!(
+                after <= self.deadlock_retries(),
+                "`escalate_after` is greater than `deadlock_retries`: it never comes to that"
+            );
+        }
         let timeouts = [self.statement_timeout, self.lock_timeout, self.idle_timeout];
         let mut i = 0;
         while i < timeouts.len() {
@@ -295,5 +302,13 @@ mod tests {
         assert!(refused(Policy { lock_timeout: Some(Duration::from_micros(999)), ..Policy::DEFAULT }));
         assert!(refused(Policy { idle_timeout: Some(Duration::MAX), ..Policy::DEFAULT }));
         assert!(refused(Policy { escalate_after: Some(0), ..Policy::DEFAULT }));
+        let escalates = |retries, deadlock_retries, escalate_after| {
+            let escalate_after = Some(escalate_after);
+            !refused(Policy { retries, deadlock_retries, escalate_after, ..Policy::DEFAULT })
+        };
+        assert!(escalates(2, None, 5) && escalates(7, None, 7) && escalates(0, Some(1), 1));
+        assert!(!escalates(2, None, 6) && !escalates(7, None, 8) && !escalates(9, Some(1), 2));
+        assert!(!refused(Policy { retry_on: &["23505"], retries: 1, ..Policy::DEFAULT }));
+        assert!(refused(Policy { retry_on: &["23505"], retries: 0, ..Policy::DEFAULT }));
     }
 }

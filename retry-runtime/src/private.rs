@@ -146,6 +146,13 @@ impl<E> ViaNothing for Chain<'_, E> {
     }
 }
 
+/// The policy of a function with `retry_if`, refused where no budget pays for that.
+#[must_use]
+pub const fn with_retry_if(policy: Policy) -> Policy {
+    assert!(policy.deadlock_retries() > 0, "`retry_if` counts against `deadlock_retries`, which is 0");
+    policy
+}
+
 /// Calls `retry_if` of the attribute. The bound tells a closure the type of its argument.
 pub fn retry_if<E>(error: &E, retry_if: impl FnOnce(&E) -> bool) -> bool {
     retry_if(error)

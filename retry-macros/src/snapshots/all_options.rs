@@ -4,7 +4,7 @@ async fn report(totals: &mut Vec<i64>) -> Result<(), BankError> {
         #[allow(clippy::needless_update)]
         static __SITE: bank::retry::__private::Site = bank::retry::__private::Site::new(
             "report",
-            bank::retry::__private::Policy {
+            bank::retry::__private::with_retry_if(bank::retry::__private::Policy {
                 retries: 5,
                 deadlock_retries: ::core::option::Option::Some(LIMIT),
                 isolation: ::core::option::Option::Some(
@@ -35,7 +35,7 @@ async fn report(totals: &mut Vec<i64>) -> Result<(), BankError> {
                 ),
                 retry_on: &["23505", "23P01"],
                 ..bank::retry::__private::Policy::DEFAULT
-            },
+            }),
         );
         bank::retry::__private::Run::new(::core::convert::Into::into(source), &__SITE)
             .queue_by([
