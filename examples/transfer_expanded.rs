@@ -44,31 +44,35 @@ async fn transfer(
         // Takes a connection, unless the call has one, and sends BEGIN.
         let __ended = match __run.begin().await {
             ::core::result::Result::Ok(mut tx) => {
+                // Ends the body at the deadline, and knows of calls that are made inside it.
+                let __scope = tx.scope();
                 let __lent = &mut tx;
                 // A block of its own, so that `return` and `?` in the body end the attempt, not the loop.
                 #[allow(unused_braces)]
-                let __outcome: Result<(), BankError> = async {
-                    // Never runs: it tells the compiler what `?` converts to.
-                    #[allow(unreachable_code)]
-                    if false {
-                        let __ret: Result<(), BankError> = loop {};
-                        return __ret;
-                    }
-                    let tx: &mut Transaction<'_> = ::retry_runtime::__private::lend(__lent);
-                    // The body, untouched.
-                    {
-                        let balance: i64 =
-                            tx.query_one("SELECT balance FROM accounts WHERE id = $1", &[&from]).await?.get(0);
-                        if balance < cents {
-                            return Err(BankError::InsufficientFunds); // rolled back, not retried
+                let __outcome: Result<(), BankError> = __scope
+                    .body(async {
+                        // Never runs: it tells the compiler what `?` converts to.
+                        #[allow(unreachable_code)]
+                        if false {
+                            let __ret: Result<(), BankError> = loop {};
+                            return __ret;
                         }
-                        tx.execute("UPDATE accounts SET balance = balance - $1 WHERE id = $2", &[&cents, &from])
-                            .await?;
-                        tx.execute("UPDATE accounts SET balance = balance + $1 WHERE id = $2", &[&cents, &to]).await?;
-                        Ok(())
-                    }
-                }
-                .await;
+                        let tx: &mut Transaction<'_> = ::retry_runtime::__private::lend(__lent);
+                        // The body, untouched.
+                        {
+                            let balance: i64 =
+                                tx.query_one("SELECT balance FROM accounts WHERE id = $1", &[&from]).await?.get(0);
+                            if balance < cents {
+                                return Err(BankError::InsufficientFunds); // rolled back, not retried
+                            }
+                            tx.execute("UPDATE accounts SET balance = balance - $1 WHERE id = $2", &[&cents, &from])
+                                .await?;
+                            tx.execute("UPDATE accounts SET balance = balance + $1 WHERE id = $2", &[&cents, &to])
+                                .await?;
+                            Ok(())
+                        }
+                    })
+                    .await;
                 // No more than itself: a return type that is no `Result` is reported here, once.
                 let __outcome = ::retry_runtime::__private::Outcome::into_result(__outcome);
                 // The database's failure, if there is one in the error's chain of sources.

@@ -58,6 +58,7 @@ options! {
     "escalate_after" escalate_after: Count = Count::read_from_one;
     "damping" damping: Ident = value::damping;
     "begin" begin: Ident = value::begin;
+    "independent" independent: Ident = value::flag;
     "source" source: Expr = value::source;
     "name" name: LitStr = value::text;
     "allow_mut" allow_mut: Ident = value::flag;
@@ -171,15 +172,6 @@ impl Args {
         }
     }
 
-    /// Whether something other than itself can end the body: the deadline, or a pipelined BEGIN.
-    pub(crate) fn limits_body(&self) -> bool {
-        let pipelined = match &self.begin {
-            Some(begin) => begin == "Pipelined",
-            None => self.read_only.is_some(),
-        };
-        pipelined || self.deadline.is_some()
-    }
-
     /// The `Policy`: what is stated, and the runtime's defaults for the rest.
     pub(crate) fn policy(&self, private: &TokenStream) -> TokenStream {
         fn some(value: &impl ToTokens) -> TokenStream {
@@ -202,6 +194,7 @@ impl Args {
             ("unknown_commit", self.unknown_commit.as_ref().map(|what| quote!(#private::UnknownCommit::#what))),
             ("escalate_after", self.escalate_after.as_ref().map(some)),
             ("damping", self.damping.as_ref().map(ToTokens::to_token_stream)),
+            ("independent", self.independent.as_ref().map(is_true)),
             ("begin", self.begin.as_ref().map(|begin| some(&quote!(#private::Begin::#begin)))),
             ("retry_on", self.retry_on.as_ref().map(|codes| quote!(&[#(#codes),*]))),
         ];

@@ -120,12 +120,7 @@ fn function(args: &Args, item: &Item, shape: Shape) -> TokenStream {
         }
     };
     let error = first(error_of(&output));
-    let (limit, outcome_of) = if args.limits_body() {
-        let limited = quote_spanned!(at(&error)=> __limit.body(#run_body).await);
-        (Some(quote_spanned!(span=> let __limit = #tx.limit();)), limited)
-    } else {
-        (None, quote_spanned!(span=> #run_body.await))
-    };
+    let outcome_of = quote_spanned!(at(&error)=> __scope.body(#run_body).await);
 
     // All that asks something of the return type stands at one place, so that rustc has one complaint.
     let result = first(&output);
@@ -136,7 +131,7 @@ fn function(args: &Args, item: &Item, shape: Shape) -> TokenStream {
     let next = quote_spanned!(at(&error)=> __run.next(__ended).await);
 
     let attempt = quote_spanned! {span=>
-        #limit
+        let __scope = #tx.scope();
         let __lent = #borrow;
         #[allow(unused_braces)]
         let #outcome: #output = #outcome_of;

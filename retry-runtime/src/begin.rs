@@ -111,7 +111,7 @@ pub(crate) async fn savepoint<'a>(parent: Handle<'a>, inner: &'static Site) -> R
         let error = Error::NestedIsolation { outer: outer.name, inner: inner.name };
         return Err(Refused::new(error, None, None));
     }
-    let handle = Handle { depth: parent.depth + 1, ..parent };
+    let handle = Handle { depth: parent.depth + 1, function: inner.name, ..parent };
     // Dropped in this wait, there is no savepoint to roll back to.
     poll_fn(|cx| handle.state.poll_may_send(cx)).await;
     let mark = Mark { seen: handle.state.seen(), hooks: handle.state.with_hooks(|hooks| hooks.len()) };

@@ -82,6 +82,7 @@ impl Failure {
                 Some(
                     Error::Aborted { source: None }
                     | Error::EndedByBody
+                    | Error::NotNested { .. }
                     | Error::NestedIsolation { .. }
                     | Error::DeadlineExceeded { .. },
                 ) => return Some(Self::kept(Class::Fatal)),

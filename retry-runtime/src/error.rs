@@ -51,6 +51,15 @@ pub enum Error {
     /// The server cannot tell a transaction's identity, which `unknown_commit = "resolve"` needs: it is not
     /// PostgreSQL, or older than 13, or the role may not ask. The body has not run.
     ResolveUnsupported(tokio_postgres::Error),
+    /// A call was made inside another call's body, on the same pool: it would run in a transaction of its own, beside the
+    /// one around it. Pass `&mut *tx` to nest it, or declare the inner function `independent`. No SQL was sent.
+    #[non_exhaustive]
+    NotNested {
+        /// The function inside whose body the call was made.
+        outer: &'static str,
+        /// The function that was called.
+        inner: &'static str,
+    },
     /// A nested call wants a stronger isolation level than the transaction around it promises. No SQL was sent.
     #[non_exhaustive]
     NestedIsolation {
@@ -122,6 +131,11 @@ impl fmt::Display for Error {
             Self::ResolveUnsupported(_) => f.write_str(
                 "`unknown_commit = \"resolve\"` needs PostgreSQL 13 or later and the right to call its functions",
             ),
+            Self::NotNested { outer, inner } => write!(
+                f,
+                "`{inner}` was called inside the body of `{outer}`, but not in its transaction: pass `&mut *tx`, or declare \
+                 `{inner}` `independent`"
+            ),
             Self::NestedIsolation { outer, inner } => {
                 write!(f, "`{inner}` needs a stronger isolation level than `{outer}`, which began the transaction")
             }
@@ -138,7 +152,7 @@ impl StdError for Error {
             }
             Self::Pool(source) => Some(&**source),
             Self::Aborted { source } => source.as_deref().map(|source| source as _),
-            Self::EndedByBody | Self::NestedIsolation { .. } => None,
+            Self::EndedByBody | Self::NotNested { .. } | Self::NestedIsolation { .. } => None,
         }
     }
 }

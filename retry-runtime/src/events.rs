@@ -76,6 +76,16 @@ pub(crate) fn hidden(site: &Site, attempt: u32, failure: Option<&Failure>) {
     event!(warn, failure, function = site.name, attempt = attempt, "an earlier statement had failed");
 }
 
+/// A call inside another call's body has a transaction of its own, or would have: `independent` if that is declared.
+pub(crate) fn not_nested(outer: &'static str, inner: &'static str, independent: bool) {
+    let failure = None::<&Failure>;
+    if independent {
+        event!(info, failure, function = inner, outer = outer, "a call inside a body is not in its transaction");
+    } else {
+        event!(warn, failure, function = inner, outer = outer, "a call inside a body is not in its transaction");
+    }
+}
+
 /// The body sent COMMIT or ROLLBACK itself.
 pub(crate) fn ended_by_body(site: &Site, attempt: u32) {
     let failure = None::<&Failure>;

@@ -23,6 +23,10 @@ pub(crate) struct Handle<'a> {
     pub(crate) state: &'a State,
     /// The function that began the transaction.
     pub(crate) site: &'static Site,
+    /// The name of the function whose body has this handle.
+    pub(crate) function: &'static str,
+    /// The id of the call's pool, if it has one.
+    pub(crate) pool: Option<usize>,
     pub(crate) deadline: Deadline,
     pub(crate) attempt: u32,
     /// Whether it is unknown if an earlier attempt was committed.

@@ -27,6 +27,7 @@ mod queue;
 mod reconnect;
 mod resolve;
 mod run;
+mod scope;
 mod settle;
 mod source;
 mod state;

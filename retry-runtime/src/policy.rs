@@ -117,6 +117,9 @@ pub struct Policy {
     /// Whether the function's calls on a pool go one at a time for a while, after deadlocks that cost more than running
     /// at once gains. Default: `true`.
     pub damping: bool,
+    /// Whether a call made inside another call's body may run in a transaction of its own on the same pool.
+    /// Default: `false`, and such a call is refused with [`Error::NotNested`](crate::Error::NotNested).
+    pub independent: bool,
     /// Whether the body waits for the answer to `BEGIN`. `None`, the default: [`Begin::Pipelined`] where `read_only`,
     /// [`Begin::Awaited`] otherwise.
     pub begin: Option<Begin>,
@@ -141,6 +144,7 @@ impl Policy {
         unknown_commit: UnknownCommit::Fail,
         escalate_after: None,
         damping: true,
+        independent: false,
         begin: None,
     };
 

@@ -23,6 +23,7 @@ use crate::place::{Place, Places};
 use crate::policy::Policy;
 use crate::queue::{QueueKey, Waits};
 use crate::resolve::{CommitOutcome, find_out};
+use crate::scope::Outer;
 use crate::settle::{End, Ended};
 use crate::source::{Kind, Pool, Session, Source};
 use crate::state::State;
@@ -48,9 +49,8 @@ impl Site {
         Self { name, policy, begin: OnceLock::new(), places: Places::new() }
     }
 
-    /// What the calls on this source share.
-    fn place(&self, source: &Kind<'_>) -> Arc<Place> {
-        let pool = if let Kind::Pool(pool) = source { Some(pool.id()) } else { None };
+    /// What the calls on this pool share.
+    fn place(&self, pool: Option<usize>) -> Arc<Place> {
         self.places.of(pool, self.policy.damping)
     }
 
@@ -63,6 +63,10 @@ impl Site {
 pub struct Run<'a> {
     source: Kind<'a>,
     site: &'static Site,
+    /// The pool's id, if there is one.
+    pool: Option<usize>,
+    /// The call inside whose body this one is made, without being nested in it.
+    outer: Option<Outer>,
     deadline: Deadline,
     /// The pool's session, while an attempt has it.
     session: Option<Box<dyn Session>>,
@@ -117,15 +121,20 @@ impl<'a> Run<'a> {
     /// A call that has not begun. Its deadline counts from here.
     #[must_use]
     pub fn new(Source(source): Source<'a>, site: &'static Site) -> Self {
-        let shares = match source {
-            Kind::Pool(_) => site.policy.damping || site.policy.escalate_after.is_some(),
-            Kind::Client(..) => site.policy.escalate_after.is_some(),
-            Kind::Nested(_) => false,
+        let (pool, outer, damped) = match source {
+            Kind::Pool(pool) => (Some(pool.id()), Outer::innermost(), site.policy.damping),
+            Kind::Client(..) => (None, Outer::innermost(), false),
+            Kind::Nested(_) => (None, None, false),
         };
+        let is_nested = matches!(source, Kind::Nested(_));
+        // Inside another call's body, waiting for others could mean waiting for that call.
+        let shares = !is_nested && outer.is_none() && (damped || site.policy.escalate_after.is_some());
         Self {
-            place: shares.then(|| site.place(&source)),
+            place: shares.then(|| site.place(pool)),
             source,
             site,
+            pool,
+            outer,
             deadline: Deadline::after(site.policy.deadline),
             session: None,
             state: State::default(),
@@ -138,11 +147,11 @@ impl<'a> Run<'a> {
         }
     }
 
-    /// Has the call wait for those with equal keys. A nested call waits for nobody.
+    /// Has the call wait for those with equal keys. A call inside another call's body waits for no other.
     #[must_use]
     pub fn queue_by<const N: usize>(mut self, keys: [QueueKey; N]) -> Self {
-        if !matches!(self.source, Kind::Nested(_)) {
-            self.place.get_or_insert_with(|| self.site.place(&self.source));
+        if !matches!(self.source, Kind::Nested(_)) && self.outer.is_none() {
+            self.place.get_or_insert_with(|| self.site.place(self.pool));
             self.waits = Some(Box::new(Waits::new(keys.into())));
         }
         self
@@ -152,6 +161,9 @@ impl<'a> Run<'a> {
     pub async fn begin(&mut self) -> Result<Transaction<'_>, Refused> {
         if let Kind::Nested(parent) = self.source {
             return begin::savepoint(*parent, self.site).await;
+        }
+        if let (Some(outer), 0) = (self.outer, self.attempt) {
+            self.check_not_nested(outer)?;
         }
         self.attempt += 1;
         self.state = State::default();
@@ -171,10 +183,21 @@ impl<'a> Run<'a> {
             (_, Some(session)) => session.client(),
             (_, None) => unreachable!("a call that is not nested has a client or a session"),
         };
-        let Self { site, ref state, attempt, after_unknown, deadline, .. } = *self;
-        let pooled = self.session.is_some();
-        let handle = Handle { client, session, pooled, state, site, deadline, attempt, after_unknown, depth: 0 };
+        let Self { site, pool, ref state, attempt, after_unknown, deadline, .. } = *self;
+        let (pooled, function) = (self.session.is_some(), site.name);
+        let handle =
+            Handle { client, session, pooled, state, site, function, pool, deadline, attempt, after_unknown, depth: 0 };
         begin::transaction(handle).await
+    }
+
+    /// Refuses a call that should have been nested, and tells of every call beside the transaction around it.
+    fn check_not_nested(&self, outer: Outer) -> Result<(), Refused> {
+        let (inner, policy) = (self.site.name, &self.site.policy);
+        events::not_nested(outer.function, inner, policy.independent);
+        if self.pool.is_none() || self.pool != outer.pool || policy.independent {
+            return Ok(());
+        }
+        Err(Refused::new(Error::NotNested { outer: outer.function, inner }, None, None))
     }
 
     /// The pool's session, or the caller's own.
@@ -191,7 +214,8 @@ impl<'a> Run<'a> {
     }
 
     fn has_escalated(&self) -> bool {
-        self.site.policy.escalate_after.is_some_and(|conflicts| self.spent.conflicts() >= conflicts)
+        self.place.is_some()
+            && self.site.policy.escalate_after.is_some_and(|conflicts| self.spent.conflicts() >= conflicts)
     }
 
     /// Waits for its turn among the calls with equal keys, and then, where it has escalated or while calls go one at a

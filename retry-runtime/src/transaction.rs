@@ -13,9 +13,9 @@ use tokio_postgres::{
     ToStatement,
 };
 
-use crate::deadline::Limit;
 use crate::handle::Handle;
 use crate::hooks::When;
+use crate::scope::{Outer, Scope};
 use crate::state::{Seen, State, Ticket, Unseen};
 use crate::stream::Watched;
 
@@ -50,12 +50,12 @@ pub(crate) struct Mark {
 }
 
 impl<'a> Transaction<'a> {
-    /// Bounds the body by the call's deadline and by the answer to a pipelined BEGIN.
+    /// The scope that the body runs in.
     #[doc(hidden)]
     #[must_use]
-    pub fn limit(&self) -> Limit<'a> {
-        let Handle { deadline, state, depth, .. } = self.handle;
-        Limit { deadline, state, outermost: depth == 0 }
+    pub fn scope(&self) -> Scope<'a> {
+        let Handle { function, pool, deadline, state, depth, .. } = self.handle;
+        Scope { outer: Outer { function, pool }, deadline, state, outermost: depth == 0 }
     }
 
     /// Whether it is unknown if an earlier attempt was committed.

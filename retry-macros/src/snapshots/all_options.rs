@@ -46,10 +46,10 @@ async fn report(totals: &mut Vec<i64>) -> Result<(), BankError> {
     loop {
         let __ended = match __run.begin().await {
             ::core::result::Result::Ok(mut tx) => {
-                let __limit = tx.limit();
+                let __scope = tx.scope();
                 let __lent = &mut tx;
                 #[allow(unused_braces)]
-                let __outcome: Result<(), BankError> = __limit
+                let __outcome: Result<(), BankError> = __scope
                     .body(async {
                         #[allow(unreachable_code)]
                         if false {

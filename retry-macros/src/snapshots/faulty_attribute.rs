@@ -15,10 +15,10 @@ async fn touch(
     loop {
         let __ended = match __run.begin().await {
             ::core::result::Result::Ok(mut tx) => {
-                let __limit = tx.limit();
+                let __scope = tx.scope();
                 let __lent = &mut tx;
                 #[allow(unused_braces)]
-                let __outcome: Result<(), Error> = __limit
+                let __outcome: Result<(), Error> = __scope
                     .body(async {
                         #[allow(unreachable_code)]
                         if false {

@@ -27,19 +27,21 @@ where
     loop {
         let __ended = match __run.begin().await {
             ::core::result::Result::Ok(mut tx) => {
+                let __scope = tx.scope();
                 let __lent = &mut tx;
                 #[allow(unused_braces)]
-                let __outcome: Result<_, Error> = async {
-                    #[allow(unreachable_code)]
-                    if false {
-                        let __ret: Result<_, Error> = loop {};
-                        return __ret;
-                    }
-                    let tx: &'_ mut Transaction<'_> = ::retry_runtime::__private::lend(
-                        __lent,
-                    );
-                    { Ok(std::iter::once(name)) }
-                }
+                let __outcome: Result<_, Error> = __scope
+                    .body(async {
+                        #[allow(unreachable_code)]
+                        if false {
+                            let __ret: Result<_, Error> = loop {};
+                            return __ret;
+                        }
+                        let tx: &'_ mut Transaction<'_> = ::retry_runtime::__private::lend(
+                            __lent,
+                        );
+                        { Ok(std::iter::once(name)) }
+                    })
                     .await;
                 let __outcome = ::retry_runtime::__private::Outcome::into_result(
                     __outcome,

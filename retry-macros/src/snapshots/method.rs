@@ -25,17 +25,21 @@ pub(crate) async fn cents(&self, id: i64) -> anyhow::Result<i64> {
     loop {
         let __ended = match __run.begin().await {
             ::core::result::Result::Ok(mut tx) => {
+                let __scope = tx.scope();
                 let __lent = &mut tx;
                 #[allow(unused_braces)]
-                let __outcome: anyhow::Result<i64> = async {
-                    #[allow(unreachable_code)]
-                    if false {
-                        let __ret: anyhow::Result<i64> = loop {};
-                        return __ret;
-                    }
-                    let tx: &Transaction<'_> = ::retry_runtime::__private::lend(__lent);
-                    { Ok(tx.query_one(self.sql, &[&id]).await?.get(0)) }
-                }
+                let __outcome: anyhow::Result<i64> = __scope
+                    .body(async {
+                        #[allow(unreachable_code)]
+                        if false {
+                            let __ret: anyhow::Result<i64> = loop {};
+                            return __ret;
+                        }
+                        let tx: &Transaction<'_> = ::retry_runtime::__private::lend(
+                            __lent,
+                        );
+                        { Ok(tx.query_one(self.sql, &[&id]).await?.get(0)) }
+                    })
                     .await;
                 let __outcome = ::retry_runtime::__private::Outcome::into_result(
                     __outcome,

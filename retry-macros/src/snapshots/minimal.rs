@@ -16,26 +16,28 @@ async fn touch(
     loop {
         let __ended = match __run.begin().await {
             ::core::result::Result::Ok(mut tx) => {
+                let __scope = tx.scope();
                 let __lent = &mut tx;
                 #[allow(unused_braces)]
-                let __outcome: Result<(), Error> = async {
-                    #[allow(unreachable_code)]
-                    if false {
-                        let __ret: Result<(), Error> = loop {};
-                        return __ret;
-                    }
-                    let tx: &mut Transaction<'_> = ::retry_runtime::__private::lend(
-                        __lent,
-                    );
-                    {
-                        tx.execute(
-                                "UPDATE accounts SET cents = cents WHERE id = $1",
-                                &[&id],
-                            )
-                            .await?;
-                        Ok(())
-                    }
-                }
+                let __outcome: Result<(), Error> = __scope
+                    .body(async {
+                        #[allow(unreachable_code)]
+                        if false {
+                            let __ret: Result<(), Error> = loop {};
+                            return __ret;
+                        }
+                        let tx: &mut Transaction<'_> = ::retry_runtime::__private::lend(
+                            __lent,
+                        );
+                        {
+                            tx.execute(
+                                    "UPDATE accounts SET cents = cents WHERE id = $1",
+                                    &[&id],
+                                )
+                                .await?;
+                            Ok(())
+                        }
+                    })
                     .await;
                 let __outcome = ::retry_runtime::__private::Outcome::into_result(
                     __outcome,

@@ -17,24 +17,26 @@ async fn drain(
     loop {
         let __ended = match __run.begin().await {
             ::core::result::Result::Ok(mut __tx) => {
+                let __scope = __tx.scope();
                 let __lent = &mut __tx;
                 #[allow(unused_braces)]
-                let __outcome: Result<i64, Error> = async {
-                    #[allow(unreachable_code)]
-                    if false {
-                        let __ret: Result<i64, Error> = loop {};
-                        return __ret;
-                    }
-                    let mut ids = ::core::clone::Clone::clone(&ids);
-                    let mut a = ::core::clone::Clone::clone(&a);
-                    let _: &mut Transaction<'_> = ::retry_runtime::__private::lend(
-                        __lent,
-                    );
-                    {
-                        a += ids.pop().unwrap_or(b);
-                        Ok(a)
-                    }
-                }
+                let __outcome: Result<i64, Error> = __scope
+                    .body(async {
+                        #[allow(unreachable_code)]
+                        if false {
+                            let __ret: Result<i64, Error> = loop {};
+                            return __ret;
+                        }
+                        let mut ids = ::core::clone::Clone::clone(&ids);
+                        let mut a = ::core::clone::Clone::clone(&a);
+                        let _: &mut Transaction<'_> = ::retry_runtime::__private::lend(
+                            __lent,
+                        );
+                        {
+                            a += ids.pop().unwrap_or(b);
+                            Ok(a)
+                        }
+                    })
                     .await;
                 let __outcome = ::retry_runtime::__private::Outcome::into_result(
                     __outcome,
