@@ -130,9 +130,8 @@ async fn a_token_is_found_whatever_the_search_path_of_the_body() {
     let (db, proxy) = scene().await;
     db.setup(
         "CREATE SCHEMA tenant;
-         CREATE TABLE transactional_commits (token uuid PRIMARY KEY, committed boolean NOT NULL DEFAULT true);
-         CREATE TABLE tenant.transactional_commits (LIKE transactional_commits INCLUDING ALL);
-         CREATE TABLE tenant.commits (LIKE transactional_commits INCLUDING ALL)",
+         CREATE TABLE commits (LIKE transactional.commits INCLUDING ALL);
+         CREATE TABLE tenant.commits (LIKE transactional.commits INCLUDING ALL)",
     )
     .await;
     let pool = pool(proxy.config(), 2);
