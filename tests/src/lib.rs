@@ -8,6 +8,7 @@ pub mod pgbouncer;
 pub mod proxy;
 pub mod rival;
 mod server;
+pub mod soak;
 pub mod standby;
 
 use std::sync::atomic::{AtomicU32, Ordering};

@@ -1,5 +1,6 @@
 //! A proxy that counts network turns and cuts connections.
 
+use std::fmt;
 use std::future::pending;
 use std::io;
 use std::path::PathBuf;
@@ -24,6 +25,19 @@ struct Shared {
     turns: AtomicU64,
     fault: Mutex<Option<Fault>>,
     delay: Mutex<Option<(&'static str, Duration)>>,
+    chaos: Mutex<Chaos>,
+}
+
+/// Decides for each message whether its connection fails.
+#[derive(Default)]
+struct Chaos(Option<Box<Decide>>);
+
+type Decide = dyn FnMut(&[u8]) -> Option<Fault> + Send;
+
+impl fmt::Debug for Chaos {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Chaos").field(&self.0.is_some()).finish()
+    }
 }
 
 /// What happens once to the connection that next sends a message with `text` in it.
@@ -48,6 +62,8 @@ pub enum Cut {
     Reset,
     /// Open on both sides, and nothing passes any more.
     Hole,
+    /// The same for a while; then reset.
+    HoleFor(Duration),
 }
 
 enum Upstream {
@@ -88,6 +104,11 @@ impl Proxy {
         *lock(&self.shared.fault) = Some(fault);
     }
 
+    /// Has connections fail as `decide` says of each message that a client sends.
+    pub fn haunt(&self, decide: impl FnMut(&[u8]) -> Option<Fault> + Send + 'static) {
+        *lock(&self.shared.chaos) = Chaos(Some(Box::new(decide)));
+    }
+
     /// Keeps the next message that contains `text` back for a while, and whatever comes after it.
     pub fn delay(&self, text: &'static str, time: Duration) {
         *lock(&self.shared.delay) = Some((text, time));
@@ -115,7 +136,8 @@ pub fn redirect(config: &Config, port: u16) -> Config {
 impl Shared {
     /// Takes the fault where this message is the one that it waits for.
     fn take_fault(&self, message: &[u8]) -> Option<Fault> {
-        lock(&self.fault).take_if(|fault| contains(message, fault.text))
+        let armed = lock(&self.fault).take_if(|fault| contains(message, fault.text));
+        armed.or_else(|| lock(&self.chaos).0.as_mut().and_then(|decide| decide(message)))
     }
 
     /// Takes the delay where this message is the one to be kept back.
@@ -128,7 +150,9 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-fn contains(message: &[u8], text: &str) -> bool {
+/// Whether a message has this text in it.
+#[must_use]
+pub(crate) fn contains(message: &[u8], text: &str) -> bool {
     message.windows(text.len()).any(|window| window == text.as_bytes())
 }
 
@@ -205,6 +229,10 @@ async fn fail(
         Cut::Close => client.shutdown().await,
         Cut::Reset => client.set_zero_linger(),
         Cut::Hole => pending().await,
+        Cut::HoleFor(time) => {
+            tokio::time::sleep(time).await;
+            client.set_zero_linger()
+        }
     }
 }
 
