@@ -46,9 +46,9 @@ pub(crate) async fn money(client: &Client) -> Result<Vec<String>, Error> {
 
 /// What is wrong with what the caller was told.
 pub(crate) fn faults(record: &Record, rows: &Rows) -> Vec<String> {
-    let mut faults = Vec::new();
+    let mut faults: Vec<String> = Vec::new();
     let mut check = |holds: bool, fault: &str| {
-        if !holds {
+        if !holds && !faults.iter().any(|known| known == fault) {
             faults.push(fault.to_owned());
         }
     };

@@ -96,7 +96,7 @@ pub async fn run(options: &Options) -> io::Result<Report> {
         faults.end();
         records
     };
-    let crashes = options.calls / 20_000 + 1;
+    let crashes = options.calls / 10_000 + 1;
     let crashes = (1..=crashes).rev().map(|crash| options.calls * crash / (crashes + 1)).collect();
     let (records, ()) =
         tokio::join!(callers, faults.of_backends(&config, options.seed.wrapping_add(1), &next, crashes));
@@ -107,9 +107,11 @@ pub async fn run(options: &Options) -> io::Result<Report> {
         calls.extend(records);
         wrong.extend(seen);
     }
+    // The last fault may have been a crash.
+    tokio::time::sleep(Duration::from_millis(200)).await;
+    let judge = reconnect(&config).await;
     wrong.extend(sources.inspect_all().await);
     drop(sources);
-    let judge = reconnect(&config).await;
     wrong.extend(left_open(&judge).await.map_err(io::Error::other)?);
     wrong.extend(judge::money(&judge).await.map_err(io::Error::other)?);
     let ledger = judge::ledger(&judge).await.map_err(io::Error::other)?;
