@@ -119,8 +119,10 @@ fn function(args: &Args, item: &Item, shape: Shape) -> TokenStream {
             #body
         }
     };
-    let error = first(error_of(&output));
-    let outcome_of = quote_spanned!(at(&error)=> __scope.body(#run_body).await);
+    let error = error_of(&output);
+    let [bounded_by, followed_by] = asking_for_from(&error, &sig);
+    let error = first(error);
+    let outcome_of = quote_spanned!(at(&error)=> __scope.#bounded_by(#run_body).await);
 
     // All that asks something of the return type stands at one place, so that rustc has one complaint.
     let result = first(&output);
@@ -128,7 +130,7 @@ fn function(args: &Args, item: &Item, shape: Shape) -> TokenStream {
     let into_result = over(&result, quote_spanned!(span=> #private::Outcome::into_result(#outcome)));
     let from_result = over(&result, quote_spanned!(span=> #private::Outcome::from_result(__result)));
     let settle = quote_spanned!(at(&error)=> #last.settle(__outcome, __seen).await);
-    let next = quote_spanned!(at(&error)=> __run.next(__ended).await);
+    let next = quote_spanned!(at(&error)=> __run.#followed_by(__ended).await);
 
     let attempt = quote_spanned! {span=>
         let __scope = #tx.scope();
@@ -235,6 +237,14 @@ fn error_of(output: &Type) -> TokenStream {
         }
     }
     output.to_token_stream()
+}
+
+/// What bounds a body, and what follows it. If the error is a type parameter, both ask for the bound to write.
+fn asking_for_from(error: &TokenStream, sig: &Signature) -> [Ident; 2] {
+    let param = syn::parse2::<Ident>(error.clone()).ok();
+    let is_param = param.is_some_and(|error| sig.generics.type_params().any(|param| param.ident == error));
+    let names = if is_param { ["body_from", "next_from"] } else { ["body", "next"] };
+    names.map(|name| Ident::new(name, at(error)))
 }
 
 /// Adds a parameter to every `use<…>`.

@@ -196,6 +196,11 @@ impl Failure {
         !routine.starts_with("ProcessInterrupts") && !routine.starts_with("ProcessRecoveryConflict")
     }
 
+    /// Whether the server takes a value for none of its own, as an id that it has not given out.
+    pub(crate) fn is_invalid_value(&self) -> bool {
+        self.has_code(&SqlState::INVALID_PARAMETER_VALUE)
+    }
+
     /// Whether a cancel request, or a timeout of the server, hit the statement.
     pub(crate) fn is_canceled(&self) -> bool {
         self.has_code(&SqlState::QUERY_CANCELED)

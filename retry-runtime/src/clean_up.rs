@@ -60,10 +60,11 @@ impl Drop for Borrowed {
 pub(crate) fn hand_over(session: Box<dyn Session>, commit: Option<Answer>, site: &'static Site, attempt: u32) {
     let session = Borrowed::new(session);
     let rollback = if commit.is_none() { Some(Answer::send(session.client(), "ROLLBACK")) } else { None };
+    let commit = commit.map(|answer| Commit { answer: Some(answer), site, attempt });
     let Ok(runtime) = Runtime::try_current() else { return events::discard(site, attempt, None) };
     runtime.spawn(async move {
         if let Some(commit) = commit {
-            finish(commit, site, attempt).await;
+            commit.finish().await;
         }
         let clean = timeout(LIMIT, clean(&session, rollback)).await;
         if clean.unwrap_or(false) {
@@ -74,14 +75,40 @@ pub(crate) fn hand_over(session: Box<dyn Session>, commit: Option<Answer>, site:
     });
 }
 
-/// Lets a COMMIT end and tells how: its caller will not.
-async fn finish(mut commit: Answer, site: &'static Site, attempt: u32) {
-    let outcome = match timeout(COMMIT_LIMIT, commit.end()).await {
-        Ok(Ok(())) => CommitOutcome::Committed,
-        Ok(Err(error)) if Failure::from_driver(&error).proves_rollback() => CommitOutcome::RolledBack,
-        Ok(Err(_)) | Err(_) => CommitOutcome::Unknown,
-    };
-    events::left_in_commit(site, attempt, outcome);
+/// Waits for a COMMIT that was left on a client of the caller's own.
+pub(crate) fn wait_for_commit(answer: Answer, site: &'static Site, attempt: u32) {
+    let commit = Commit { answer: Some(answer), site, attempt };
+    if let Ok(runtime) = Runtime::try_current() {
+        runtime.spawn(commit.finish());
+    }
+}
+
+/// A COMMIT whose caller will not learn how it ends: an event tells it. Dropped before that, the event says unknown.
+struct Commit {
+    answer: Option<Answer>,
+    site: &'static Site,
+    attempt: u32,
+}
+
+impl Commit {
+    async fn finish(mut self) {
+        let Some(answer) = &mut self.answer else { return };
+        let outcome = match timeout(COMMIT_LIMIT, answer.end()).await {
+            Ok(Ok(())) => CommitOutcome::Committed,
+            Ok(Err(error)) if Failure::from_driver(&error).proves_rollback() => CommitOutcome::RolledBack,
+            Ok(Err(_)) | Err(_) => CommitOutcome::Unknown,
+        };
+        self.answer = None;
+        events::left_in_commit(self.site, self.attempt, outcome);
+    }
+}
+
+impl Drop for Commit {
+    fn drop(&mut self) {
+        if self.answer.is_some() {
+            events::left_in_commit(self.site, self.attempt, CommitOutcome::Unknown);
+        }
+    }
 }
 
 /// Rolls back and makes sure that the session is idle and outside of any transaction.

@@ -2,12 +2,16 @@
 
 use std::error::Error as StdError;
 use std::fmt::Display;
+use std::ops::ControlFlow;
 
 pub use crate::__seen as seen;
 use crate::error::Error;
 pub use crate::policy::{Begin, Isolation, Jitter, Policy, UnknownCommit};
 pub use crate::queue::{Key, QueueKey};
+use crate::run::Refused;
 pub use crate::run::{Run, Site};
+use crate::scope::{Body, Scope};
+use crate::settle::Ended;
 pub use crate::settle::Seen;
 pub use crate::source::Source;
 use crate::transaction::Transaction;
@@ -90,6 +94,25 @@ pub trait FromError {
 impl<E: From<Error>> FromError for E {
     fn from_error(error: Error) -> Self {
         Self::from(error)
+    }
+}
+
+/// For functions whose error is a type parameter: rustc proposes no bound of ours then, but names the one to write.
+impl Run<'_> {
+    /// [`Run::next`], with another bound.
+    pub fn next_from<T, E: From<Error>>(
+        &mut self,
+        attempt: Result<Ended<T, E>, Refused>,
+    ) -> impl Future<Output = ControlFlow<Result<T, E>>> {
+        self.next(attempt)
+    }
+}
+
+impl<'a> Scope<'a> {
+    /// [`Scope::body`], with another bound.
+    #[must_use]
+    pub fn body_from<O: Outcome<Err: From<Error>>, F: Future<Output = O>>(self, body: F) -> Body<'a, F> {
+        self.body(body)
     }
 }
 

@@ -3,7 +3,6 @@
 use std::time::Duration;
 
 use tokio::time::{Instant, sleep};
-use tokio_postgres::error::SqlState;
 use tokio_postgres::{Client, Error as PgError};
 
 use crate::classify::{Class, Failure};
@@ -195,7 +194,7 @@ const FUTURE: &str = "in the future";
 async fn status(xid: u64, client: &Client) -> Result<Option<String>, PgError> {
     match client.simple_query(&format!("SELECT pg_catalog.pg_xact_status('{xid}')")).await {
         Ok(messages) => Ok(last_row(&messages).and_then(|row| row.get(0)).map(str::to_owned)),
-        Err(error) if error.code() == Some(&SqlState::INVALID_PARAMETER_VALUE) => Ok(Some(FUTURE.to_owned())),
+        Err(error) if Failure::from_driver(&error).is_invalid_value() => Ok(Some(FUTURE.to_owned())),
         Err(error) => Err(error),
     }
 }
@@ -212,7 +211,7 @@ async fn end_session(xact: &Xact, client: &Client) -> Result<(), PgError> {
          OR pg_catalog.current_setting('synchronous_standby_names') OPERATOR(pg_catalog.=) '')"
     );
     match client.batch_execute(&sql).await {
-        Err(error) if error.code() == Some(&SqlState::INSUFFICIENT_PRIVILEGE) => Ok(()),
+        Err(error) if Failure::from_driver(&error).is_unsupported() => Ok(()),
         result => result,
     }
 }

@@ -434,9 +434,14 @@ impl<'a> Run<'a> {
 
 impl Drop for Run<'_> {
     fn drop(&mut self) {
-        if let Some(session) = self.session.take() {
-            if self.state.is_dirty() {
-                clean_up::hand_over(session, self.state.take_commit(), self.site, self.attempt);
+        let commit = self.state.take_commit();
+        match self.session.take() {
+            Some(session) if self.state.is_dirty() => clean_up::hand_over(session, commit, self.site, self.attempt),
+            Some(_) => {}
+            None => {
+                if let Some(commit) = commit {
+                    clean_up::wait_for_commit(commit, self.site, self.attempt);
+                }
             }
         }
     }

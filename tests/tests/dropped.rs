@@ -178,13 +178,16 @@ async fn slow_commits(db: &Database) {
 
 async fn abandon_in_commit(pool: &impl Pool, observer: &Client, id: i64) {
     let mut call = pin!(slow_commit(pool, id));
-    loop {
+    while !is_committing(observer).await {
         assert!(poll!(call.as_mut()).is_pending());
-        let committing = "SELECT 1 FROM pg_stat_activity WHERE query LIKE '%COMMIT' AND wait_event = 'PgSleep'";
-        if observer.query_opt(committing, &[]).await.unwrap().is_some() {
-            break;
-        }
     }
+}
+
+/// Whether a COMMIT of [`slow_commit`] is under way.
+async fn is_committing(observer: &Client) -> bool {
+    let committing = "SELECT 1 FROM pg_stat_activity WHERE query LIKE '%COMMIT' AND wait_event = 'PgSleep'
+                      AND datname = current_database()";
+    observer.query_opt(committing, &[]).await.unwrap().is_some()
 }
 
 #[tokio::test]
@@ -307,4 +310,53 @@ async fn an_inner_call_that_is_dropped_leaves_the_outer_one_usable() {
     db.accounts(2, 100).await;
     outer_that_goes_on(&db.pool(1), &db.client().await).await.unwrap();
     assert_eq!((db.cents(1).await, db.cents(2).await), (101, 100));
+}
+
+#[tokio::test]
+async fn a_call_dropped_in_commit_on_a_lone_client_is_reported() {
+    let db = Database::create().await;
+    slow_commits(&db).await;
+    let (mut client, observer) = (db.client().await, db.client().await);
+    for (id, outcome) in [(1, "committed"), (-1, "rolled back")] {
+        let events = Events::capture();
+        {
+            let mut call = pin!(slow_commit(&mut client, id));
+            while !is_committing(&observer).await {
+                assert!(poll!(call.as_mut()).is_pending());
+            }
+        }
+        assert!(is_idle(&client).await, "whatever came before is answered");
+        let left = events.of("call dropped in commit");
+        assert_eq!((left.len(), left[0]["outcome"].as_str()), (1, outcome), "{events:?}");
+    }
+}
+
+/// No runtime is left to wait for the answer: the outcome is unknown, and that is told.
+#[test]
+fn a_call_dropped_in_commit_after_its_runtime_is_reported() {
+    let outer = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let db = outer.block_on(async {
+        let db = Database::create().await;
+        slow_commits(&db).await;
+        db
+    });
+    for lone in [false, true] {
+        let inner = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        let (pool, mut client) = (db.pool(1), inner.block_on(db.client()));
+        let mut call: std::pin::Pin<Box<dyn Future<Output = _>>> =
+            if lone { Box::pin(slow_commit(&mut client, 1)) } else { Box::pin(slow_commit(&pool, 1)) };
+        inner.block_on(async {
+            let observer = connect(db.config()).await;
+            // The one before may still be under way on the server.
+            while is_committing(&observer).await {}
+            while !is_committing(&observer).await {
+                assert!(poll!(call.as_mut()).is_pending());
+            }
+        });
+        drop(inner);
+        let events = Events::capture();
+        drop(call);
+        let left = events.of("call dropped in commit");
+        assert_eq!((left.len(), left[0]["outcome"].as_str()), (1, "unknown"), "lone: {lone}: {events:?}");
+    }
 }

@@ -1,4 +1,4 @@
-//! Error types: the runtime's own, `anyhow`, a box, and a text.
+//! Error types: the runtime's own, `anyhow`, a box, a text, and the caller's choice.
 
 use retry_runtime::{Error, Transaction, transactional};
 
@@ -30,12 +30,34 @@ async fn text(tx: &Transaction<'_>, swallow: bool) -> Result<(), String> {
     }
 }
 
+#[transactional]
+async fn any<E: From<tokio_postgres::Error> + From<Error>>(tx: &Transaction<'_>) -> Result<(), E> {
+    tx.batch_execute("broken").await?;
+    Ok(())
+}
+
+#[transactional(deadline = "1m")]
+async fn any_in_time<E>(tx: &Transaction<'_>) -> Result<(), E>
+where
+    E: From<tokio_postgres::Error> + From<Error>,
+{
+    tx.batch_execute("broken").await?;
+    Ok(())
+}
+
 #[tokio::test]
 async fn run() {
     let (_db, pool) = bank(1).await;
     assert!(matches!(of_the_runtime(&pool).await, Err(Error::Postgres(_))));
     assert!(anyhow(&pool).await.unwrap_err().is::<tokio_postgres::Error>());
     assert!(boxed(&pool).await.unwrap_err().is::<tokio_postgres::Error>());
+    assert!(any::<anyhow::Error>(&pool).await.unwrap_err().is::<tokio_postgres::Error>());
+    assert!(matches!(any_in_time::<Error>(&pool).await, Err(Error::Postgres(_))));
+    let spawned = tokio::spawn({
+        let pool = pool.clone();
+        async move { (any::<Error>(&pool).await, any_in_time::<Error>(&pool).await) }
+    });
+    assert!(matches!(spawned.await.unwrap(), (Err(Error::Postgres(_)), Err(Error::Postgres(_)))));
     assert_eq!(text(&pool, false).await.unwrap_err(), "db error");
     assert_eq!(
         text(&pool, true).await.unwrap_err(),

@@ -1,9 +1,17 @@
-//! rustc proposes a bound of ours; the last note says which one to write.
+//! rustc names the bound to write, and none of ours.
 
 use retry_runtime::{Transaction, transactional};
 
 #[transactional]
-async fn touch<E: From<tokio_postgres::Error>>(tx: &mut Transaction<'_>) -> Result<(), E> {
+async fn touch<E>(tx: &mut Transaction<'_>) -> Result<(), E>
+where
+    E: From<tokio_postgres::Error>,
+{
+    Ok(tx.batch_execute("SELECT 1").await?)
+}
+
+#[transactional(deadline = "1s")]
+async fn limited<E: From<tokio_postgres::Error>>(tx: &mut Transaction<'_>) -> Result<(), E> {
     Ok(tx.batch_execute("SELECT 1").await?)
 }
 
