@@ -193,7 +193,7 @@ impl Args {
             ("deadline", self.deadline.as_ref().map(some)),
             ("unknown_commit", self.unknown_commit.as_ref().map(|what| quote!(#private::UnknownCommit::#what))),
             ("escalate_after", self.escalate_after.as_ref().map(some)),
-            ("damping", self.damping.as_ref().map(ToTokens::to_token_stream)),
+            ("damping", self.damping.as_ref().map(|damping| quote!(#private::Damping::#damping))),
             ("independent", self.independent.as_ref().map(is_true)),
             ("begin", self.begin.as_ref().map(|begin| some(&quote!(#private::Begin::#begin)))),
             ("retry_on", self.retry_on.as_ref().map(|codes| quote!(&[#(#codes),*]))),

@@ -122,7 +122,12 @@ fn function(args: &Args, item: &Item, shape: Shape) -> TokenStream {
     let error = error_of(&output);
     let [bounded_by, followed_by] = asking_for_from(&error, &sig);
     let error = first(error);
-    let outcome_of = quote_spanned!(at(&error)=> __scope.#bounded_by(#run_body).await);
+    let outcome_of = if let Type::Tuple(_) = output {
+        // No `Result`: that is said once, elsewhere.
+        quote_spanned!(span=> #run_body.await)
+    } else {
+        quote_spanned!(at(&error)=> __scope.#bounded_by(#run_body).await)
+    };
 
     // All that asks something of the return type stands at one place, so that rustc has one complaint.
     let result = first(&output);

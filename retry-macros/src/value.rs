@@ -199,9 +199,8 @@ pub(crate) fn unknown_commit(arg: &Arg, errors: &mut Errors) -> Option<Ident> {
     word(arg, &[("fail", "Fail"), ("retry", "Retry"), ("resolve", "Resolve"), ("token", "Token")], errors)
 }
 
-/// The `bool` that the word stands for.
 pub(crate) fn damping(arg: &Arg, errors: &mut Errors) -> Option<Ident> {
-    word(arg, &[("on", "true"), ("off", "false")], errors)
+    word(arg, &[("on", "On"), ("off", "Off")], errors)
 }
 
 pub(crate) fn begin(arg: &Arg, errors: &mut Errors) -> Option<Ident> {

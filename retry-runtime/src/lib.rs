@@ -161,7 +161,7 @@ pub use crate::classify::{Class, classify};
 pub use crate::error::{Error, Phase};
 pub use crate::identity::Identity;
 pub use crate::install::{INSTALL_SQL, install};
-pub use crate::policy::{Begin, Isolation, Jitter, Policy, UnknownCommit};
+pub use crate::policy::{Begin, Damping, Isolation, Jitter, Policy, UnknownCommit};
 pub use crate::reconnect::Reconnect;
 pub use crate::resolve::{CommitOutcome, resolve};
 pub use crate::source::{BoxFuture, Pool, Session, Source};

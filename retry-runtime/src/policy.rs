@@ -40,6 +40,16 @@ pub enum Jitter {
     None,
 }
 
+/// Whether calls on a pool run one at a time for a while after costly deadlocks.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum Damping {
+    /// They do.
+    #[default]
+    On,
+    /// They never do.
+    Off,
+}
+
 /// Whether the body waits for the answer to `BEGIN`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Begin {
@@ -116,7 +126,7 @@ pub struct Policy {
     pub escalate_after: Option<u32>,
     /// Whether the function's calls on a pool go one at a time for a while, after deadlocks that cost more than running
     /// at once gains. Default: `true`.
-    pub damping: bool,
+    pub damping: Damping,
     /// Whether a call made inside another call's body may run in a transaction of its own on the same pool.
     /// Default: `false`, and such a call is refused with [`Error::NotNested`](crate::Error::NotNested).
     pub independent: bool,
@@ -143,7 +153,7 @@ impl Policy {
         deadline: None,
         unknown_commit: UnknownCommit::Fail,
         escalate_after: None,
-        damping: true,
+        damping: Damping::On,
         independent: false,
         begin: None,
     };

@@ -6,7 +6,7 @@ use std::ops::ControlFlow;
 
 pub use crate::__seen as seen;
 use crate::error::Error;
-pub use crate::policy::{Begin, Isolation, Jitter, Policy, UnknownCommit};
+pub use crate::policy::{Begin, Damping, Isolation, Jitter, Policy, UnknownCommit};
 pub use crate::queue::{Key, QueueKey};
 use crate::run::Refused;
 pub use crate::run::{Run, Site};

@@ -20,7 +20,7 @@ use crate::events;
 use crate::handle::Handle;
 use crate::hooks::{self, When};
 use crate::place::{Place, Places};
-use crate::policy::Policy;
+use crate::policy::{Damping, Policy};
 use crate::queue::{QueueKey, Waits};
 use crate::resolve::{CommitOutcome, find_out};
 use crate::scope::Outer;
@@ -51,7 +51,7 @@ impl Site {
 
     /// What the calls on this pool share.
     fn place(&self, pool: Option<usize>) -> Arc<Place> {
-        self.places.of(pool, self.policy.damping)
+        self.places.of(pool, self.policy.damping == Damping::On)
     }
 
     pub(crate) fn begin_sql(&self) -> &str {
@@ -122,7 +122,7 @@ impl<'a> Run<'a> {
     #[must_use]
     pub fn new(Source(source): Source<'a>, site: &'static Site) -> Self {
         let (pool, outer, damped) = match source {
-            Kind::Pool(pool) => (Some(pool.id()), Outer::innermost(), site.policy.damping),
+            Kind::Pool(pool) => (Some(pool.id()), Outer::innermost(), site.policy.damping == Damping::On),
             Kind::Client(..) => (None, Outer::innermost(), false),
             Kind::Nested(_) => (None, None, false),
         };

@@ -29,7 +29,7 @@ async fn report(totals: &mut Vec<i64>) -> Result<(), BankError> {
                 ),
                 unknown_commit: bank::retry::__private::UnknownCommit::Retry,
                 escalate_after: ::core::option::Option::Some(2),
-                damping: false,
+                damping: bank::retry::__private::Damping::Off,
                 begin: ::core::option::Option::Some(
                     bank::retry::__private::Begin::Awaited,
                 ),

@@ -60,10 +60,7 @@ const TABLES: &str = "
         RETURN NULL;
     END $$;
     CREATE CONSTRAINT TRIGGER at_commit AFTER INSERT ON ledger DEFERRABLE INITIALLY DEFERRED
-        FOR EACH ROW WHEN (NEW.nap > 0 OR NEW.fails) EXECUTE FUNCTION at_commit();
-    CREATE TABLE transactional_commits (
-        token uuid PRIMARY KEY, committed boolean NOT NULL DEFAULT true, at timestamptz NOT NULL DEFAULT now()
-    )";
+        FOR EACH ROW WHEN (NEW.nap > 0 OR NEW.fails) EXECUTE FUNCTION at_commit()";
 
 /// Runs the calls on a server of its own, which it crashes a few times, and judges them.
 ///
@@ -76,6 +73,7 @@ pub async fn run(options: &Options) -> io::Result<Report> {
     let config = server.config();
     let observer = connect(&config).await;
     observer.batch_execute(TABLES).await.map_err(io::Error::other)?;
+    retry_runtime::install(&observer).await.map_err(io::Error::other)?;
     let rows = format!("INSERT INTO hot SELECT id, 0 FROM generate_series(1, {HOT_ROWS}) AS id");
     observer.batch_execute(&rows).await.map_err(io::Error::other)?;
     let proxy = Proxy::start(&config).await?;
