@@ -193,7 +193,7 @@ impl Failure {
     /// with a standby's recovery may have hit before it began; the transaction is then still open.
     pub(crate) fn is_of_commit(&self) -> bool {
         let Some(routine) = self.db.as_ref().and_then(|db| db.routine()) else { return false };
-        !routine.starts_with("ProcessInterrupts") && !routine.starts_with("ProcessRecoveryConflict")
+        !self.lost && !routine.starts_with("ProcessInterrupts") && !routine.starts_with("ProcessRecoveryConflict")
     }
 
     /// Whether the server takes a value for none of its own, as an id that it has not given out.
