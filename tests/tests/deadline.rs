@@ -135,7 +135,9 @@ async fn a_lone_client_is_outside_of_a_transaction_after_a_deadline_in_commit() 
     assert!(matches!(error, Error::CommitUnknown { source: None, .. }), "{error:?}");
     let events = Events::capture();
     nap_without_limit(&mut client).await.unwrap();
-    assert_eq!(events.all().len(), 0, "no transaction was left open: {events:?}");
+    let reports = events.of("call dropped in commit");
+    assert_eq!(events.all().len(), reports.len(), "no transaction was left open: {events:?}");
+    assert!(reports.iter().all(|report| report["outcome"] == "rolled back"), "{events:?}");
     assert_eq!(db.cents(1).await, 100);
 }
 
