@@ -286,7 +286,7 @@ async fn no_rollback_follows_a_commit_that_failed() {
     for (probed, last) in [(false, "COMMIT"), (true, "SAVEPOINT transactional_commit; COMMIT")] {
         let error = refused_at_commit(&pool, probed).await.unwrap_err();
         assert!(matches!(error, Error::Postgres(_)), "{error:?}");
-        let query = "SELECT query FROM pg_stat_activity WHERE datname = current_database() AND state = 'idle'";
+        let query = "SELECT query FROM pg_stat_activity WHERE datname = current_database() AND state = 'idle' AND query LIKE '%COMMIT'";
         assert_eq!(db.value::<String>(query).await, last);
     }
     // A failure of what stands before COMMIT leaves the transaction open.

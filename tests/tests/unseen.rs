@@ -165,7 +165,7 @@ async fn commit_is_probed_only_where_something_may_have_failed_unseen() {
         ("nothing changed", PROBED),
     ] {
         end_well(&pool, how).await.unwrap();
-        let last = "SELECT query FROM pg_stat_activity WHERE datname = current_database() AND state = 'idle'";
+        let last = "SELECT query FROM pg_stat_activity WHERE datname = current_database() AND state = 'idle' AND query LIKE '%COMMIT'";
         assert_eq!(db.value::<String>(last).await, commit, "{how}");
     }
 }
