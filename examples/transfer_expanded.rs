@@ -26,10 +26,10 @@ async fn transfer(
     to: i64,
     cents: i64,
 ) -> Result<(), BankError> {
-    let mut __run = {
+    let mut __call = {
         // The attribute's options, checked while compiling; the others have their defaults.
         #[allow(clippy::needless_update)]
-        static __SITE: ::retry_runtime::__private::Site = ::retry_runtime::__private::Site::new(
+        static __CALLSITE: ::retry_runtime::__private::Callsite = ::retry_runtime::__private::Callsite::new(
             ::core::concat!(::core::module_path!(), "::", "transfer"),
             ::retry_runtime::__private::Policy {
                 retries: 5,
@@ -38,11 +38,11 @@ async fn transfer(
                 ..::retry_runtime::__private::Policy::DEFAULT
             },
         );
-        ::retry_runtime::__private::Run::new(::core::convert::Into::into(source), &__SITE)
+        ::retry_runtime::__private::Call::new(::core::convert::Into::into(source), &__CALLSITE)
     };
     loop {
         // Takes a connection, unless the call has one, and sends BEGIN.
-        let __ended = match __run.begin().await {
+        let __attempt = match __call.begin().await {
             ::core::result::Result::Ok(mut tx) => {
                 // Ends the body at the deadline, and knows of calls that are made inside it.
                 let __scope = tx.scope();
@@ -76,14 +76,14 @@ async fn transfer(
                 // No more than itself: a return type that is no `Result` is reported here, once.
                 let __outcome = ::retry_runtime::__private::Outcome::into_result(__outcome);
                 // The database's failure, if there is one in the error's chain of sources.
-                let __seen = ::retry_runtime::__private::seen!(tx, &__outcome);
+                let __body_error = ::retry_runtime::__private::body_error!(tx, &__outcome);
                 // Sends COMMIT, or ROLLBACK.
-                ::core::result::Result::Ok(tx.settle(__outcome, __seen).await)
+                ::core::result::Result::Ok(tx.finish(__outcome, __body_error).await)
             }
             ::core::result::Result::Err(__error) => ::core::result::Result::Err(__error),
         };
         // The call's result; or the connection is given back and, after a short sleep, another attempt follows.
-        if let ::core::ops::ControlFlow::Break(__result) = __run.next(__ended).await {
+        if let ::core::ops::ControlFlow::Break(__result) = __call.next(__attempt).await {
             return ::retry_runtime::__private::Outcome::from_result(__result);
         }
     }

@@ -48,7 +48,7 @@ pub(crate) fn expand(args: TokenStream, input: TokenStream) -> TokenStream {
 //                 Ok(mut tx) => {
 //                     let lent = &mut tx;
 //                     let outcome = async { let tx = lend(lent); body }.await;
-//                     Ok(tx.settle(outcome).await)
+//                     Ok(tx.finish(outcome).await)
 //                 }
 //                 Err(error) => Err(error),
 //             };
@@ -97,7 +97,7 @@ fn function(args: &Args, item: &Item, shape: Shape) -> TokenStream {
     let tx = name_of(&tx_pat);
     let binding = quote_spanned!(tx.span()=> mut #tx);
     let borrow = quote_spanned!(tx.span()=> &mut #tx);
-    let begin = quote_spanned!(end=> __run.begin().await);
+    let begin = quote_spanned!(end=> __call.begin().await);
     let mut last = tx.clone();
     last.set_span(tx.span().located_at(end));
 
@@ -134,8 +134,8 @@ fn function(args: &Args, item: &Item, shape: Shape) -> TokenStream {
     let outcome = over(&result, quote_spanned!(span=> __outcome));
     let into_result = over(&result, quote_spanned!(span=> #private::Outcome::into_result(#outcome)));
     let from_result = over(&result, quote_spanned!(span=> #private::Outcome::from_result(__result)));
-    let settle = quote_spanned!(at(&error)=> #last.settle(__outcome, __seen).await);
-    let next = quote_spanned!(at(&error)=> __run.#followed_by(__ended).await);
+    let finish = quote_spanned!(at(&error)=> #last.finish(__outcome, __body_error).await);
+    let next = quote_spanned!(at(&error)=> __call.#followed_by(__attempt).await);
 
     let attempt = quote_spanned! {span=>
         let __scope = #tx.scope();
@@ -143,21 +143,21 @@ fn function(args: &Args, item: &Item, shape: Shape) -> TokenStream {
         #[allow(unused_braces)]
         let #outcome: #output = #outcome_of;
         let #outcome = #into_result;
-        let __seen = #private::seen!(#last, &#outcome #(, #retry_if)*);
-        ::core::result::Result::Ok(#settle)
+        let __body_error = #private::body_error!(#last, &#outcome #(, #retry_if)*);
+        ::core::result::Result::Ok(#finish)
     };
     let attempt = braces(attempt, end);
 
     // Locals are invisible to the body: `mixed_site` hygiene.
     let call = quote_spanned! {span=>
         #let_source
-        let mut __run = {
+        let mut __call = {
             #[allow(clippy::needless_update)]
-            static __SITE: #private::Site = #private::Site::new(#name, #policy);
-            #private::Run::new(::core::convert::Into::into(#source), &__SITE) #queue_by
+            static __CALLSITE: #private::Callsite = #private::Callsite::new(#name, #policy);
+            #private::Call::new(::core::convert::Into::into(#source), &__CALLSITE) #queue_by
         };
         loop {
-            let __ended = match #begin {
+            let __attempt = match #begin {
                 ::core::result::Result::Ok(#binding) => #attempt
                 ::core::result::Result::Err(__error) => ::core::result::Result::Err(__error),
             };

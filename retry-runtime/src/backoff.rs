@@ -1,7 +1,7 @@
-//! How long a retry waits: exponential bounds, spread by jitter.
+//! How long a retry sleeps: exponential bounds, and jitter.
 //!
-//! The bounds double. Where the budget is too small to come near the cap in that way they grow faster, so that the last
-//! retry may wait that long: on hot rows, the calls that give up are about half as many, at no less throughput.
+//! The bounds double. If the budget is too small to reach `max_delay` that way, they grow faster, so that the last retry
+//! may sleep that long. On hot rows this halves the number of calls that give up, at the same throughput.
 
 use std::time::Duration;
 
@@ -12,17 +12,17 @@ use crate::policy::{Jitter, Policy};
 /// Which schedule a retry follows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Schedule {
-    /// After losing to a concurrent transaction: short, as the winner is soon done.
+    /// After a conflict: short, because the other transaction soon ends.
     Conflict,
-    /// After a failure of the surroundings: twenty times as long.
-    Surroundings,
+    /// After a transient failure: twenty times as long.
+    Transient,
 }
 
 impl Schedule {
     const fn factor(self) -> u32 {
         match self {
             Self::Conflict => 1,
-            Self::Surroundings => 20,
+            Self::Transient => 20,
         }
     }
 }
@@ -64,7 +64,7 @@ mod tests {
     #[test]
     fn bounds_double_up_to_the_cap() {
         assert_eq!(bounds(&Policy::DEFAULT, Schedule::Conflict, 8), [1, 2, 4, 8, 16, 32, 50, 50]);
-        assert_eq!(bounds(&Policy::DEFAULT, Schedule::Surroundings, 8), [20, 40, 80, 160, 320, 640, 1000, 1000]);
+        assert_eq!(bounds(&Policy::DEFAULT, Schedule::Transient, 8), [20, 40, 80, 160, 320, 640, 1000, 1000]);
     }
 
     #[test]
@@ -72,7 +72,7 @@ mod tests {
         assert_eq!(bounds(&Policy::DEFAULT, Schedule::Conflict, 5), [1, 2, 7, 18, 50]);
         assert_eq!(bounds(&Policy::DEFAULT, Schedule::Conflict, 2), [1, 50]);
         assert_eq!(bounds(&Policy::DEFAULT, Schedule::Conflict, 1), [1]);
-        assert_eq!(bounds(&Policy::DEFAULT, Schedule::Surroundings, 3), [20, 141, 1000]);
+        assert_eq!(bounds(&Policy::DEFAULT, Schedule::Transient, 3), [20, 141, 1000]);
     }
 
     #[test]
@@ -82,10 +82,10 @@ mod tests {
         assert_eq!(bound(&policy, Schedule::Conflict, 1_000_000, 1_000_000), 50 * MS);
         assert_eq!(bound(&policy, Schedule::Conflict, u32::MAX, u32::MAX), 50 * MS);
         let none = Policy { base_delay: Duration::ZERO, max_delay: Some(Duration::ZERO), ..policy };
-        assert_eq!(bound(&none, Schedule::Surroundings, 1_000_000, 1_000_000), Duration::ZERO);
+        assert_eq!(bound(&none, Schedule::Transient, 1_000_000, 1_000_000), Duration::ZERO);
         assert_eq!(delay(&none, Schedule::Conflict, 7, 9, &mut rand::rng()), Duration::ZERO);
         let huge = Policy { base_delay: Duration::MAX, max_delay: Some(Duration::MAX), ..policy };
-        assert_eq!(bound(&huge, Schedule::Surroundings, 1_000_000, 1_000_000), Duration::MAX);
+        assert_eq!(bound(&huge, Schedule::Transient, 1_000_000, 1_000_000), Duration::MAX);
     }
 
     #[test]

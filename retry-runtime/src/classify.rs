@@ -1,269 +1,271 @@
-//! What a failure means: the one place that knows an SQLSTATE.
+//! What a failure means: the one place that knows SQLSTATEs and the texts of servers and poolers.
 //!
 //! The order is phase, severity, code. FATAL and PANIC end the session whatever their code says (40001 and 53100
-//! come as both), and an answer to `COMMIT` has rules of its own.
+//! come as both), and an error in reply to `COMMIT` has rules of its own.
 
 use std::error::Error as StdError;
+use std::fmt;
+use std::sync::Arc;
 
-use tokio_postgres::Error as PgError;
-use tokio_postgres::error::{DbError, Severity, SqlState};
-
-use crate::error::Error;
-
-/// What kind of failure an error is. It decides whether a call is retried, and on which budget.
+/// The class of a failure. It decides whether a call is retried, and on which budget.
+///
+/// [The guide](crate::guide::classes) lists every SQLSTATE. [`classify`](crate::classify()) finds the class of an error.
+///
+/// ```
+/// use retry_runtime::{Class, Error, PoolError};
+///
+/// let error = Error::Pool(PoolError::timeout("no connection was free within 5 s"));
+/// assert_eq!(error.class(), Class::Capacity);
+/// assert_eq!(error.class().to_string(), "capacity");
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Class {
-    /// A serialization failure: 40001, CockroachDB's and Aurora DSQL's codes for it, and what Citus makes of a worker's
-    /// (XX000 "could not commit transaction for shard … on at least one active node"). Retried on `deadlock_retries`.
+    /// A serialization failure: 40001, the codes of CockroachDB and Aurora DSQL for it, and the text in which Citus
+    /// reports that of a worker. Retried on `deadlock_retries`.
     Serialization,
-    /// Deadlock detected: 40P01. Retried on `deadlock_retries`.
+    /// A deadlock: 40P01. Retried on `deadlock_retries`.
     Deadlock,
-    /// A lock could not be had in time: 55P03, and 55006 unless it is the session itself that is in the way. Retried on
-    /// `deadlock_retries`.
+    /// A lock was not available: 55P03, and 55006 if another session is in the way. Retried on `deadlock_retries`.
     Lock,
-    /// The connection is lost, or the server is starting up or shutting down. Retried on `retries`.
+    /// The connection was closed, or the server is starting up or shutting down. Retried on `retries`.
     Connection,
-    /// The server or the pool has no connection to give. Retried on `retries`.
+    /// The server or the pool has no free connection. Retried on `retries`.
     Capacity,
-    /// A write met a server or a transaction that only reads: 25006. Retried on `retries`, on another connection,
-    /// where the function is not `read_only`. If it is the settings of that connection too that only allow reading
-    /// (`default_transaction_read_only`, of the role, say), the call gives up.
+    /// A write reached a server or a transaction that is read-only: 25006. Retried on `retries`, on another
+    /// connection, unless the function is `read_only`. The call gives up if that connection is read-only because of its
+    /// settings (`default_transaction_read_only`).
     ReadOnly,
     /// A prepared statement outlived its table's definition or its connection: 26000, and 0A000 "cached plan must
     /// not change result type". Retried once, outside the budgets, with the statement cache cleared.
     StalePlan,
-    /// The transaction may be committed, or not: 08007, 40003, [`Error::CommitUnknown`]. Never retried.
+    /// The outcome of the commit is unknown: 08007, 40003, [`Error::CommitUnknown`](crate::Error::CommitUnknown). Never
+    /// retried.
     CommitUnknown,
     /// Everything else: constraints, syntax, privileges, misuse. Never retried.
     Fatal,
 }
 
 impl Class {
-    /// Whether the transaction lost to a concurrent one.
+    /// Whether a concurrent transaction was in the way.
     pub(crate) const fn is_conflict(self) -> bool {
         matches!(self, Self::Serialization | Self::Deadlock | Self::Lock)
     }
+
+    pub(crate) const fn as_str(self) -> &'static str {
+        match self {
+            Self::Serialization => "serialization",
+            Self::Deadlock => "deadlock",
+            Self::Lock => "lock",
+            Self::Connection => "connection",
+            Self::Capacity => "capacity",
+            Self::ReadOnly => "read_only",
+            Self::StalePlan => "stale_plan",
+            Self::CommitUnknown => "commit_unknown",
+            Self::Fatal => "fatal",
+        }
+    }
 }
 
-/// Classifies an error by the first failure of a database, a connection or a pool in its chain of sources.
-///
-/// `None` where the chain has none: an error of the caller's own. For tests and for loops written by hand; the
-/// retry loop of `#[transactional]` uses the same table.
-#[must_use]
-pub fn classify(error: &(dyn StdError + 'static)) -> Option<Class> {
-    Failure::find(error).map(|failure| failure.class)
+/// The name that events use: `serialization`, `stale_plan`.
+impl fmt::Display for Class {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.as_str())
+    }
 }
 
-/// A failure as the loop needs to know it. It outlives the error, which belongs to the body.
+/// How severe the server says an error is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Severity {
+    /// The statement failed. The session continues.
+    Error,
+    /// The session ended.
+    Fatal,
+    /// All sessions ended.
+    Panic,
+}
+
+/// An error that a server or a pooler has sent.
+#[derive(Clone, Debug)]
+pub(crate) struct Report {
+    pub(crate) severity: Severity,
+    /// Whether the severity came in its untranslated form too. Servers send it, poolers do not.
+    pub(crate) is_severity_exact: bool,
+    pub(crate) code: Box<str>,
+    pub(crate) message: Box<str>,
+    /// The server's function that raised the error. Poolers name none.
+    pub(crate) routine: Option<Box<str>>,
+    /// The driver's error that this was read from.
+    pub(crate) error: Arc<dyn ServerError>,
+}
+
+/// A driver's error for what a server has sent.
+pub(crate) trait ServerError: StdError + Send + Sync {
+    /// A copy, as the source of another error.
+    fn to_source(&self) -> Box<dyn StdError + Send + Sync>;
+}
+
+impl<E: StdError + Clone + Send + Sync + 'static> ServerError for E {
+    fn to_source(&self) -> Box<dyn StdError + Send + Sync> {
+        Box::new(self.clone())
+    }
+}
+
+/// A failure as the retry loop needs to know it. It outlives the error, which belongs to the body.
 #[derive(Clone, Debug)]
 pub(crate) struct Failure {
     pub(crate) class: Class,
     /// Whether the session can no longer be used.
-    pub(crate) lost: bool,
-    /// The server's error, where it sent one.
-    pub(crate) db: Option<Box<DbError>>,
+    pub(crate) ends_session: bool,
+    /// What the server sent, if it sent anything.
+    pub(crate) report: Option<Arc<Report>>,
 }
 
 impl Failure {
-    /// The first failure in the chain of `error`.
-    pub(crate) fn find(error: &(dyn StdError + 'static)) -> Option<Self> {
-        let mut next = Some(error);
-        let mut from_pool = false;
-        while let Some(error) = next {
-            if let Some(error) = error.downcast_ref::<PgError>() {
-                return Some(Self::from_driver(error));
-            }
-            if let Some(db) = error.downcast_ref::<DbError>() {
-                return Some(Self::from_server(db));
-            }
-            match error.downcast_ref::<Error>() {
-                Some(Error::CommitUnknown { .. }) => return Some(Self::lost(Class::CommitUnknown)),
-                Some(
-                    Error::Aborted { source: None }
-                    | Error::EndedByBody
-                    | Error::NotNested { .. }
-                    | Error::NestedIsolation { .. }
-                    | Error::DeadlineExceeded { .. },
-                ) => return Some(Self::kept(Class::Fatal)),
-                Some(Error::Pool(_)) => from_pool = true,
-                _ => {}
-            }
-            if let Some(class) = crate::pools::classify(error) {
-                return Some(Self::lost(class));
-            }
-            if from_pool && error.is::<tokio::time::error::Elapsed>() {
-                return Some(Self::lost(Class::Capacity));
-            }
-            next = error.source();
+    /// A failure that the server has reported.
+    pub(crate) fn reported(report: Report) -> Self {
+        let ends_session = report.severity != Severity::Error;
+        let class = if ends_session { class_of_fatal(&report) } else { class_of_error(&report) };
+        Self { class, ends_session, report: Some(Arc::new(report)) }
+    }
+
+    /// A failure after which the session cannot be used.
+    pub(crate) fn of_session(class: Class) -> Self {
+        Self { class, ends_session: true, report: None }
+    }
+
+    /// A failure that leaves the session as it is.
+    pub(crate) fn of_statement(class: Class) -> Self {
+        Self { class, ends_session: false, report: None }
+    }
+
+    /// The failure in reply to `BEGIN`: a hot standby refuses some options with 0A000.
+    pub(crate) fn at_begin(mut self) -> Self {
+        if self.class == Class::Fatal && self.has_code("0A000") {
+            self.class = Class::ReadOnly;
         }
-        from_pool.then(|| Self::kept(Class::Fatal))
+        self
     }
 
-    /// A failure that the driver reported.
-    pub(crate) fn from_driver(error: &PgError) -> Self {
-        if let Some(db) = error.as_db_error() {
-            return Self::from_server(db);
-        }
-        if error.is_closed() {
-            return Self::lost(Class::Connection);
-        }
-        // The driver tells its other kinds apart only by their texts, which are constants of it.
-        match error.to_string().as_str() {
-            "error communicating with the server" | "error connecting to server" | "timeout waiting for server" => {
-                Self::lost(Class::Connection)
-            }
-            "unexpected message from server" | "error parsing response from server" => Self::lost(Class::Fatal),
-            _ => Self::kept(Class::Fatal),
-        }
-    }
-
-    /// A failure in answer to `BEGIN`: a hot standby refuses some of its options with 0A000.
-    pub(crate) fn at_begin(error: &PgError) -> Self {
-        let mut failure = Self::from_driver(error);
-        if failure.class == Class::Fatal && failure.has_code(&SqlState::FEATURE_NOT_SUPPORTED) {
-            failure.class = Class::ReadOnly;
-        }
-        failure
-    }
-
-    fn from_server(db: &DbError) -> Self {
-        let fatal = is_fatal(db);
-        let class = if fatal { fatal_class(db) } else { error_class(db) };
-        Self { class, lost: fatal, db: Some(Box::new(db.clone())) }
-    }
-
-    fn lost(class: Class) -> Self {
-        Self { class, lost: true, db: None }
-    }
-
-    fn kept(class: Class) -> Self {
-        Self { class, lost: false, db: None }
-    }
-
-    /// The server's error, as the source of another one.
+    /// The server's error, as the source of another error.
     pub(crate) fn to_source(&self) -> Option<Box<dyn StdError + Send + Sync>> {
-        self.db.clone().map(|db| db as _)
+        // Dereferenced: an `Arc` of an error is an error too.
+        self.report.as_ref().map(|report| (*report.error).to_source())
     }
 
-    /// The SQLSTATE, where the server sent one.
+    /// The SQLSTATE, if the server sent one.
     pub(crate) fn code(&self) -> Option<&str> {
-        self.db.as_ref().map(|db| db.code().code())
+        self.report.as_ref().map(|report| &*report.code)
     }
 
-    /// The server's message, unless it may quote data, as 22P02 does. Never the detail and the hint, which hold data and
-    /// several lines.
+    /// The server's message, unless it may quote data, as that of 22P02 does. Never the detail and the hint: they
+    /// quote data and have several lines.
     #[cfg(feature = "tracing")]
     pub(crate) fn public_message(&self) -> Option<&str> {
         let may_quote = matches!(self.class, Class::Fatal | Class::CommitUnknown);
-        self.db.as_ref().filter(|_| !may_quote).map(|db| db.message())
+        self.report.as_ref().filter(|_| !may_quote).map(|report| &*report.message)
     }
 
-    fn has_code(&self, code: &SqlState) -> bool {
-        self.db.as_ref().is_some_and(|db| db.code() == code)
+    fn has_code(&self, code: &str) -> bool {
+        self.code() == Some(code)
     }
 
     /// Whether this only says that an earlier statement failed (25P02).
     pub(crate) fn is_symptom(&self) -> bool {
-        self.has_code(&SqlState::IN_FAILED_SQL_TRANSACTION)
+        self.has_code("25P02")
     }
 
-    /// Whether a statement wanted to write where that is not allowed.
+    /// Whether a statement tried to write in a read-only transaction (25006).
     pub(crate) fn is_refused_write(&self) -> bool {
-        self.has_code(&SqlState::READ_ONLY_SQL_TRANSACTION)
+        self.has_code("25006")
     }
 
-    /// Whether a `BEGIN` answered like this found a transaction already open.
+    /// Whether `BEGIN` found an open transaction: 25001, or 25P02 if it was aborted.
     pub(crate) fn is_open_transaction(&self) -> bool {
-        self.has_code(&SqlState::ACTIVE_SQL_TRANSACTION) || self.is_symptom()
+        self.has_code("25001") || self.is_symptom()
     }
 
-    /// Whether the server lacks a function or table, or the role may not use it.
+    /// Whether the server lacks a function or table (42883, 42P01), or the role may not use it (42501).
     pub(crate) fn is_unsupported(&self) -> bool {
-        let codes = [&SqlState::UNDEFINED_FUNCTION, &SqlState::UNDEFINED_TABLE, &SqlState::INSUFFICIENT_PRIVILEGE];
-        codes.into_iter().any(|code| self.has_code(code))
+        matches!(self.code(), Some("42883" | "42P01" | "42501"))
     }
 
-    /// Whether this says that no transaction is open (25P01).
+    /// Whether no transaction is open (25P01).
     pub(crate) fn is_no_transaction(&self) -> bool {
-        self.has_code(&SqlState::NO_ACTIVE_SQL_TRANSACTION)
+        self.has_code("25P01")
     }
 
-    /// Whether this answer to `COMMIT` came from `COMMIT` itself, and so ended the transaction. A cancel or a conflict
-    /// with a standby's recovery may have hit before it began; the transaction is then still open.
-    pub(crate) fn is_of_commit(&self) -> bool {
-        let Some(routine) = self.db.as_ref().and_then(|db| db.routine()) else { return false };
-        !self.lost && !routine.starts_with("ProcessInterrupts") && !routine.starts_with("ProcessRecoveryConflict")
-    }
-
-    /// Whether the server takes a value for none of its own, as an id that it has not given out.
+    /// Whether a value is out of range for a function (22023).
     pub(crate) fn is_invalid_value(&self) -> bool {
-        self.has_code(&SqlState::INVALID_PARAMETER_VALUE)
+        self.has_code("22023")
     }
 
-    /// Whether a cancel request, or a timeout of the server, hit the statement.
+    /// Whether a cancel request or a timeout ended the statement (57014).
     pub(crate) fn is_canceled(&self) -> bool {
-        self.has_code(&SqlState::QUERY_CANCELED)
+        self.has_code("57014")
     }
 
-    /// Whether this answer to `COMMIT` proves that the transaction was rolled back.
+    /// Whether this error in reply to `COMMIT` came from `COMMIT` itself, and so ended the transaction. A cancel
+    /// request or a conflict with a standby's recovery may have come before `COMMIT` ran. The transaction is still open
+    /// then.
+    pub(crate) fn is_of_commit(&self) -> bool {
+        let Some(routine) = self.report.as_ref().and_then(|report| report.routine.as_deref()) else { return false };
+        !self.ends_session
+            && !routine.starts_with("ProcessInterrupts")
+            && !routine.starts_with("ProcessRecoveryConflict")
+    }
+
+    /// Whether this error in reply to `COMMIT` proves that the transaction was rolled back.
     ///
-    /// An ERROR does, unless it says that it does not know. Of a lost connection it must come straight from the server:
-    /// a trigger or a foreign table has lost one of its own then. (A pooler names no function that raised it.) FATAL
-    /// does only straight from the server, and only if the server ends sessions before it writes the commit record.
+    /// An ERROR does, unless it says that the outcome is unknown. If it reports a closed connection, it must come
+    /// straight from the server: then it is about a connection that a trigger or a foreign table had opened. FATAL proves
+    /// it only straight from the server, and only if the server ends sessions with it before it writes the commit record.
     pub(crate) fn proves_rollback(&self) -> bool {
-        let Some(db) = &self.db else { return false };
-        let code = db.code().code();
-        if !self.lost {
-            let of_server = db.parsed_severity().is_some() && db.routine().is_some();
+        let Some(report) = &self.report else { return false };
+        let code = &*report.code;
+        if !self.ends_session {
+            let of_server = report.is_severity_exact && report.routine.is_some();
             return self.class != Class::CommitUnknown && (of_server || !code.starts_with("08"));
         }
-        db.parsed_severity() == Some(Severity::Fatal) && matches!(code, "57P01" | "25P03" | "25P04")
+        report.severity == Severity::Fatal && report.is_severity_exact && matches!(code, "57P01" | "25P03" | "25P04")
     }
 }
 
-/// A pooler's own errors have no parsed severity, only its text.
-fn is_fatal(db: &DbError) -> bool {
-    match db.parsed_severity() {
-        Some(severity) => matches!(severity, Severity::Fatal | Severity::Panic),
-        None => matches!(db.severity(), "FATAL" | "PANIC"),
-    }
-}
-
-/// The session goes on; its transaction is aborted.
-fn error_class(db: &DbError) -> Class {
-    match db.code().code() {
+/// The class of an ERROR. The session continues, and its transaction is aborted.
+fn class_of_error(report: &Report) -> Class {
+    match &*report.code {
         "40001" | "CR000" | "OC000" | "OC001" => Class::Serialization,
         "40P01" => Class::Deadlock,
-        // A cursor or a trigger that is still to fire, of this very session.
-        "55006" if db.routine() == Some("CheckTableNotInUse") => Class::Fatal,
+        // A cursor of this session, or a trigger that has yet to fire.
+        "55006" if report.routine.as_deref() == Some("CheckTableNotInUse") => Class::Fatal,
         "55P03" | "55006" => Class::Lock,
         "08000" | "08001" | "08003" | "08004" | "08006" | "57P01" | "57P02" | "57P03" | "57P05" | "25P03" => {
             Class::Connection
         }
         "53300" => Class::Capacity,
-        "08P01" => protocol_class(db),
+        "08P01" => class_of_protocol_violation(&report.message),
         "25006" => Class::ReadOnly,
         "26000" => Class::StalePlan,
-        // The message may be translated; the server's function name is not.
-        "0A000" if db.routine() == Some("RevalidateCachedQuery") => Class::StalePlan,
-        "0A000" if db.message().contains("cached plan must not change result type") => Class::StalePlan,
+        // The message may be translated; the name of the server's function is not.
+        "0A000" if report.routine.as_deref() == Some("RevalidateCachedQuery") => Class::StalePlan,
+        "0A000" if report.message.contains("cached plan must not change result type") => Class::StalePlan,
         "08007" | "40003" => Class::CommitUnknown,
-        "XX000" if is_failed_worker(db.message()) => Class::Serialization,
+        "XX000" if is_failed_worker(&report.message) => Class::Serialization,
         _ => Class::Fatal,
     }
 }
 
-/// What Citus makes of a serialization failure in a worker's COMMIT.
+/// How Citus reports a serialization failure in the COMMIT of a worker.
 fn is_failed_worker(message: &str) -> bool {
     message.starts_with("could not commit transaction for shard ") && message.ends_with(" on at least one active node")
 }
 
-/// The session is over. A new one may do better, unless the server refuses this login or this request as such.
-fn fatal_class(db: &DbError) -> Class {
-    match db.code().code() {
+/// The class of a FATAL or PANIC. The session has ended. A new one may succeed, unless the server refuses this login or
+/// this request as such.
+fn class_of_fatal(report: &Report) -> Class {
+    match &*report.code {
         "53300" => Class::Capacity,
-        "08P01" => protocol_class(db),
+        "08P01" => class_of_protocol_violation(&report.message),
         "08007" | "40003" => Class::CommitUnknown,
         // `transaction_timeout`: the next attempt would take as long.
         "25P04" => Class::Fatal,
@@ -272,8 +274,8 @@ fn fatal_class(db: &DbError) -> Class {
     }
 }
 
-/// 08P01 is PgBouncer's code for nearly everything: its text decides.
-fn protocol_class(db: &DbError) -> Class {
+/// PgBouncer uses 08P01 for nearly everything, so the text decides.
+fn class_of_protocol_violation(message: &str) -> Class {
     const CAPACITY: [&str; 2] = ["query_wait_timeout", "no more connections allowed"];
     const CONNECTION: [&str; 6] = [
         "server conn crashed",
@@ -283,12 +285,117 @@ fn protocol_class(db: &DbError) -> Class {
         "client_login_timeout",
         "query_timeout",
     ];
-    let is = |texts: &[&str]| texts.iter().any(|text| db.message().contains(text));
-    if is(&CAPACITY) {
+    let is_one_of = |texts: &[&str]| texts.iter().any(|text| message.contains(text));
+    if is_one_of(&CAPACITY) {
         Class::Capacity
-    } else if is(&CONNECTION) {
+    } else if is_one_of(&CONNECTION) {
         Class::Connection
     } else {
         Class::Fatal
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[derive(Clone, Debug)]
+    struct Sent;
+
+    impl fmt::Display for Sent {
+        fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.write_str("sent by a server")
+        }
+    }
+
+    impl StdError for Sent {}
+
+    /// What a server sends.
+    fn server(severity: Severity, code: &str, message: &str, routine: &str) -> Failure {
+        let (code, message, routine) = (code.into(), message.into(), Some(routine.into()));
+        Failure::reported(Report { severity, is_severity_exact: true, code, message, routine, error: Arc::new(Sent) })
+    }
+
+    /// What a pooler sends.
+    fn pooler(severity: Severity, code: &str, message: &str) -> Failure {
+        let (code, message) = (code.into(), message.into());
+        Failure::reported(Report {
+            severity,
+            is_severity_exact: false,
+            code,
+            message,
+            routine: None,
+            error: Arc::new(Sent),
+        })
+    }
+
+    #[test]
+    fn errors_are_classified_by_code() {
+        let class = |code| server(Severity::Error, code, "", "exec_simple_query").class;
+        for (codes, expected) in [
+            (&["40001", "CR000", "OC000", "OC001"][..], Class::Serialization),
+            (&["40P01"], Class::Deadlock),
+            (&["55P03", "55006"], Class::Lock),
+            (&["08006", "57P01", "57P03", "25P03"], Class::Connection),
+            (&["53300"], Class::Capacity),
+            (&["25006"], Class::ReadOnly),
+            (&["26000"], Class::StalePlan),
+            (&["08007", "40003"], Class::CommitUnknown),
+            (&["23505", "42601", "25P02", "57014", "0A000", "XX000", "53100"], Class::Fatal),
+        ] {
+            for code in codes {
+                assert_eq!(class(code), expected, "{code}");
+            }
+        }
+    }
+
+    #[test]
+    fn some_codes_need_the_routine_or_the_text() {
+        let class = |code, message, routine| server(Severity::Error, code, message, routine).class;
+        assert_eq!(class("55006", "", "CheckTableNotInUse"), Class::Fatal);
+        assert_eq!(class("0A000", "", "RevalidateCachedQuery"), Class::StalePlan);
+        assert_eq!(class("0A000", "cached plan must not change result type", ""), Class::StalePlan);
+        let citus = "could not commit transaction for shard 102008 on at least one active node";
+        assert_eq!(class("XX000", citus, ""), Class::Serialization);
+        assert_eq!(pooler(Severity::Error, "08P01", "query_wait_timeout").class, Class::Capacity);
+        assert_eq!(pooler(Severity::Fatal, "08P01", "server conn crashed?").class, Class::Connection);
+        assert_eq!(pooler(Severity::Fatal, "08P01", "something else").class, Class::Fatal);
+    }
+
+    #[test]
+    fn fatal_ends_the_session_whatever_its_code() {
+        for (code, expected) in [
+            ("40001", Class::Connection),
+            ("53100", Class::Connection),
+            ("53300", Class::Capacity),
+            ("25P04", Class::Fatal),
+            ("28P01", Class::Fatal),
+            ("3D000", Class::Fatal),
+        ] {
+            let failure = server(Severity::Fatal, code, "", "ProcessInterrupts");
+            assert_eq!((failure.class, failure.ends_session), (expected, true), "{code}");
+        }
+        assert_eq!(server(Severity::Panic, "XX000", "", "").class, Class::Connection);
+    }
+
+    #[test]
+    fn only_a_server_proves_a_rollback_by_a_closed_connection() {
+        assert!(server(Severity::Error, "23505", "", "x").proves_rollback());
+        assert!(server(Severity::Error, "08006", "", "postgres_fdw").proves_rollback());
+        assert!(!pooler(Severity::Error, "08006", "").proves_rollback());
+        assert!(!server(Severity::Error, "40003", "", "x").proves_rollback());
+        assert!(server(Severity::Fatal, "57P01", "", "ProcessInterrupts").proves_rollback());
+        assert!(!pooler(Severity::Fatal, "57P01", "").proves_rollback());
+        assert!(!server(Severity::Fatal, "57P02", "", "quickdie").proves_rollback());
+        assert!(!Failure::of_session(Class::Connection).proves_rollback());
+    }
+
+    #[test]
+    fn a_cancel_may_come_before_commit_runs() {
+        assert!(server(Severity::Error, "23505", "", "_bt_check_unique").is_of_commit());
+        assert!(!server(Severity::Error, "57014", "", "ProcessInterrupts").is_of_commit());
+        assert!(!server(Severity::Error, "40001", "", "ProcessRecoveryConflictInterrupts").is_of_commit());
+        assert!(!server(Severity::Fatal, "57P01", "", "x").is_of_commit());
+        assert!(!pooler(Severity::Error, "40001", "").is_of_commit());
     }
 }

@@ -1,66 +1,90 @@
-//! The runtime's own error.
+//! The runtime's errors, and the types that they carry.
+
+mod identity;
 
 use std::error::Error as StdError;
 use std::fmt;
 
 use tokio_postgres::error::DbError;
 
-use crate::classify::Failure;
-use crate::identity::Identity;
+use crate::classify::Class;
 
-/// Why a call failed for a reason that is not the body's own error.
+pub use self::identity::{Identity, ParseIdentityError};
+pub(crate) use self::identity::{Incarnation, Key, Token, Transaction};
+
+type Source = Box<dyn StdError + Send + Sync>;
+
+/// Why a call failed, if the reason is not the body's own error.
 ///
-/// What the body returns reaches the caller untouched. This error arrives where the runtime itself had to give
-/// up: the function's error type is made from it by `From<retry_runtime::Error>`.
-/// [`source`](StdError::source) leads to the database's own error where there is one.
+/// An error that the body returns reaches the caller unchanged. The function's error type is made from this type by
+/// `From<retry_runtime::Error>`.
+///
+/// # Text and source
+/// The text ([`Display`](fmt::Display)) is one line. It ends with the text of the cause, so a log that prints only the
+/// error says what happened. [`source`](StdError::source) continues below that cause: a report that prints the whole
+/// chain (`{:#}` of anyhow) says nothing twice. To look at the cause itself, match on the variant, or call
+/// [`as_db_error`](Self::as_db_error) or [`class`](Self::class).
+///
+/// ```
+/// use retry_runtime::{Class, Error};
+///
+/// fn status(error: &Error) -> u16 {
+///     match error {
+///         error if error.is_unknown() => 202, // it may be committed: look it up, do not repeat it
+///         error if error.class() == Class::Capacity => 503,
+///         Error::DeadlineExceeded { .. } => 504,
+///         _ => 500,
+///     }
+/// }
+/// # assert_eq!(status(&Error::EndedByBody), 500);
+/// ```
 #[derive(Debug)]
 #[non_exhaustive]
 pub enum Error {
-    /// The server or the connection failed, at `BEGIN` or in answer to `COMMIT`. The transaction is rolled back.
+    /// The server or the connection failed, at `BEGIN` or in reply to `COMMIT`. The transaction is rolled back.
     Postgres(tokio_postgres::Error),
-    /// No connection could be had: the pool is closed, or had none free in time.
-    Pool(Box<dyn StdError + Send + Sync>),
+    /// The pool gave no connection.
+    Pool(PoolError),
     /// A statement of the body had failed, so the server had aborted the transaction. The body returned `Ok` all the
     /// same, or only the symptom: "current transaction is aborted" (25P02). Everything is rolled back.
     #[non_exhaustive]
     Aborted {
-        /// The first failure in the transaction, where the runtime saw it.
+        /// The first failure in the transaction, if the runtime saw it.
         source: Option<Box<DbError>>,
     },
     /// The body ended the transaction itself, with `COMMIT`, `ROLLBACK` or `PREPARE TRANSACTION`. If it committed, what
-    /// it wrote until then is committed; whatever it wrote afterwards is too, statement by statement.
+    /// it wrote until then is committed. What it wrote afterwards is committed too, statement by statement.
     EndedByBody,
-    /// The reply to a `COMMIT` was lost, of this attempt or of an earlier one: its transaction may be committed, or not.
+    /// The reply to a `COMMIT` did not arrive, in this attempt or in an earlier one. That transaction may be committed.
     #[non_exhaustive]
     CommitUnknown {
-        /// By what [`resolve`](crate::resolve()) may find out later: known with `unknown_commit = "resolve"` and
-        /// `"token"`.
+        /// Identifies the transaction for [`Identity::resolve`]. Known with `unknown_commit = "resolve"` and `"token"`.
         identity: Option<Box<Identity>>,
         /// The error received instead of a reply, or the failure of a later attempt. `None` if the deadline passed
         /// first.
-        source: Option<Box<dyn StdError + Send + Sync>>,
+        source: Option<Source>,
     },
     /// The call's `deadline` has passed, or the next retry would have slept past it. Nothing is committed.
     #[non_exhaustive]
     DeadlineExceeded {
         /// What the call was doing.
         phase: Phase,
-        /// The last failure before, where there was one.
-        source: Option<Box<dyn StdError + Send + Sync>>,
+        /// The last failure before, if there was one.
+        source: Option<Source>,
     },
-    /// The server cannot tell a transaction's identity, which `unknown_commit = "resolve"` needs: it is not
-    /// PostgreSQL, or older than 13, or the role may not ask. The body has not run.
+    /// The server cannot identify a transaction, which `unknown_commit = "resolve"` needs. It is not PostgreSQL, or
+    /// older than 13, or the role may not ask. The body has not run.
     ResolveUnsupported(tokio_postgres::Error),
-    /// A call was made inside another call's body, on the same pool: it would run in a transaction of its own, beside the
-    /// one around it. Pass `&mut *tx` to nest it, or declare the inner function `independent`. No SQL was sent.
+    /// A call was made inside another call's body, on the same pool. It would run in a transaction of its own, beside
+    /// the one around it. Pass `&mut *tx` to nest it, or declare the inner function `independent`. No SQL was sent.
     #[non_exhaustive]
     NotNested {
-        /// The function inside whose body the call was made.
+        /// The function whose body made the call.
         outer: &'static str,
         /// The function that was called.
         inner: &'static str,
     },
-    /// A nested call wants a stronger isolation level than the transaction around it promises. No SQL was sent.
+    /// A nested call needs a stronger isolation level than the transaction around it has. No SQL was sent.
     #[non_exhaustive]
     NestedIsolation {
         /// The function that began the transaction.
@@ -70,7 +94,61 @@ pub enum Error {
     },
 }
 
+/// Why a [`Pool`](crate::Pool) gave no connection, and of which class that failure is.
+///
+/// The class decides whether the call is retried. There is a constructor for each common case:
+///
+/// ```
+/// use retry_runtime::{Class, PoolError};
+///
+/// assert_eq!(PoolError::timeout("no connection was free within 5 s").class(), Class::Capacity);
+/// assert_eq!(PoolError::closed("the pool is closed").class(), Class::Fatal);
+/// ```
+///
+/// If the server refused the connection, [`PoolError::refused`] (or `?`) takes the error of tokio-postgres.
+#[derive(Debug)]
+pub struct PoolError {
+    pub(crate) class: Class,
+    pub(crate) source: Source,
+}
+
+impl PoolError {
+    /// A failure of this class.
+    pub fn new(class: Class, source: impl Into<Source>) -> Self {
+        Self { class, source: source.into() }
+    }
+
+    /// No connection was free in time: [`Class::Capacity`], retried on `retries`.
+    pub fn timeout(source: impl Into<Source>) -> Self {
+        Self::new(Class::Capacity, source)
+    }
+
+    /// The pool is closed, or not usable for another reason: [`Class::Fatal`], not retried.
+    pub fn closed(source: impl Into<Source>) -> Self {
+        Self::new(Class::Fatal, source)
+    }
+
+    /// The class of the failure.
+    #[must_use]
+    pub fn class(&self) -> Class {
+        self.class
+    }
+
+    /// The pool's own error, or that of tokio-postgres. The text of this error is its text, and
+    /// [`source`](StdError::source) continues below it.
+    #[must_use]
+    pub fn get_ref(&self) -> &(dyn StdError + Send + Sync + 'static) {
+        &*self.source
+    }
+}
+
 /// What a call was doing when its deadline passed.
+///
+/// ```
+/// use retry_runtime::Phase;
+///
+/// assert_eq!(Phase::Body.to_string(), "running the body");
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Phase {
@@ -78,18 +156,18 @@ pub enum Phase {
     Queue,
     /// Waiting for a connection.
     Pool,
-    /// Waiting for the answer to `BEGIN`.
+    /// Waiting for the reply to `BEGIN`.
     Begin,
     /// Running the body.
     Body,
-    /// Waiting for the answer to `COMMIT`, of which it is known since that it did not commit.
+    /// Waiting for the reply to `COMMIT`. The transaction was later found not to have committed.
     Commit,
     /// About to sleep before a retry.
     BackOff,
 }
 
 impl Phase {
-    pub(crate) fn as_str(self) -> &'static str {
+    pub(crate) const fn as_str(self) -> &'static str {
         match self {
             Self::Queue => "waiting for other calls",
             Self::Pool => "waiting for a connection",
@@ -103,27 +181,108 @@ impl Phase {
 
 impl fmt::Display for Phase {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.as_str())
+        f.pad(self.as_str())
+    }
+}
+
+/// What became of a transaction.
+///
+/// There is no fourth outcome, so this enum can be matched exhaustively.
+///
+/// ```
+/// use retry_runtime::CommitOutcome;
+///
+/// assert_eq!(CommitOutcome::RolledBack.to_string(), "rolled back");
+/// ```
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum CommitOutcome {
+    /// It is committed.
+    Committed,
+    /// It is rolled back, and can no longer be committed.
+    RolledBack,
+    /// The outcome is not known. In reply to [`Identity::resolve`]: this server cannot tell. It is another server or a
+    /// standby. Or the transaction seems to be committed, but the server has crashed, failed over or reset its statistics
+    /// since, so the id may be that of another transaction.
+    Unknown,
+}
+
+impl CommitOutcome {
+    pub(crate) const fn as_str(self) -> &'static str {
+        match self {
+            Self::Committed => "committed",
+            Self::RolledBack => "rolled back",
+            Self::Unknown => "unknown",
+        }
+    }
+}
+
+impl fmt::Display for CommitOutcome {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.as_str())
     }
 }
 
 impl Error {
     /// The deadline has passed.
-    pub(crate) fn deadline(phase: Phase) -> Self {
+    pub(crate) const fn deadline(phase: Phase) -> Self {
         Self::DeadlineExceeded { phase, source: None }
     }
 
-    /// The body went on in a transaction that `failure` had aborted.
-    pub(crate) fn aborted(failure: Option<&Failure>) -> Self {
-        Self::Aborted { source: failure.and_then(|failure| failure.db.clone()) }
+    /// The body went on in an aborted transaction. `source`: the server's error that aborted it.
+    pub(crate) fn aborted(source: Option<Source>) -> Self {
+        Self::Aborted { source: source.and_then(|source| source.downcast().ok()) }
+    }
+
+    /// Whether the transaction may be committed: [`Error::CommitUnknown`]. After every other error it is not, except
+    /// for what the body itself has committed ([`Error::EndedByBody`]).
+    #[must_use]
+    pub fn is_unknown(&self) -> bool {
+        matches!(self, Self::CommitUnknown { .. })
+    }
+
+    /// The server's error behind this one, if the server sent one.
+    #[must_use]
+    pub fn as_db_error(&self) -> Option<&DbError> {
+        let mut next = self.cause();
+        while let Some(error) = next {
+            if let Some(db) = error.downcast_ref::<DbError>() {
+                return Some(db);
+            }
+            if let Some(error) = error.downcast_ref::<Self>() {
+                return error.as_db_error();
+            }
+            next = error.source();
+        }
+        None
+    }
+
+    /// The error that the text of this one ends with.
+    pub(crate) fn cause(&self) -> Option<&(dyn StdError + 'static)> {
+        match self {
+            Self::Postgres(error) | Self::ResolveUnsupported(error) => Some(message_of(error)),
+            Self::Pool(error) => Some(error),
+            Self::Aborted { source } => source.as_deref().map(|source| source as _),
+            Self::CommitUnknown { source, .. } | Self::DeadlineExceeded { source, .. } => {
+                source.as_deref().map(|source| message_of(source))
+            }
+            Self::EndedByBody | Self::NotNested { .. } | Self::NestedIsolation { .. } => None,
+        }
+    }
+}
+
+/// The error that has a message: the driver's text for an error of the server is only "db error".
+fn message_of<'e>(error: &'e (dyn StdError + 'static)) -> &'e (dyn StdError + 'static) {
+    match error.downcast_ref::<tokio_postgres::Error>().and_then(tokio_postgres::Error::as_db_error) {
+        Some(db) => db,
+        None => error,
     }
 }
 
 impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Postgres(_) => f.write_str("the transaction failed"),
-            Self::Pool(_) => f.write_str("no connection from the pool"),
+            Self::Postgres(_) => f.write_str("the database reported an error"),
+            Self::Pool(_) => f.write_str("could not get a connection from the pool"),
             Self::Aborted { .. } => f.write_str("a statement failed, so the transaction was rolled back"),
             Self::EndedByBody => f.write_str("the body ended the transaction itself, with COMMIT or ROLLBACK"),
             Self::CommitUnknown { .. } => f.write_str("the outcome of the commit is unknown"),
@@ -139,27 +298,41 @@ impl fmt::Display for Error {
             Self::NestedIsolation { outer, inner } => {
                 write!(f, "`{inner}` needs a stronger isolation level than `{outer}`, which began the transaction")
             }
+        }?;
+        match self.cause() {
+            Some(cause) => write!(f, ": {cause}"),
+            None => Ok(()),
         }
     }
 }
 
 impl StdError for Error {
     fn source(&self) -> Option<&(dyn StdError + 'static)> {
-        match self {
-            Self::Postgres(source) | Self::ResolveUnsupported(source) => Some(source),
-            Self::CommitUnknown { source, .. } | Self::DeadlineExceeded { source, .. } => {
-                source.as_deref().map(|source| source as _)
-            }
-            Self::Pool(source) => Some(&**source),
-            Self::Aborted { source } => source.as_deref().map(|source| source as _),
-            Self::EndedByBody | Self::NotNested { .. } | Self::NestedIsolation { .. } => None,
-        }
+        self.cause()?.source()
+    }
+}
+
+impl fmt::Display for PoolError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", message_of(&*self.source))
+    }
+}
+
+impl StdError for PoolError {
+    fn source(&self) -> Option<&(dyn StdError + 'static)> {
+        message_of(&*self.source).source()
     }
 }
 
 impl From<tokio_postgres::Error> for Error {
     fn from(error: tokio_postgres::Error) -> Self {
         Self::Postgres(error)
+    }
+}
+
+impl From<PoolError> for Error {
+    fn from(error: PoolError) -> Self {
+        Self::Pool(error)
     }
 }
 
@@ -174,5 +347,28 @@ impl From<Error> for String {
             source = error.source();
         }
         text
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_text_ends_with_the_cause_and_the_source_goes_on_below_it() {
+        let io = std::io::Error::other("reset by peer");
+        let pool = Error::Pool(PoolError::closed(io));
+        assert_eq!(pool.to_string(), "could not get a connection from the pool: reset by peer");
+        assert!(pool.source().is_none());
+        let unknown = Error::CommitUnknown { identity: None, source: Some(Box::new(pool)) };
+        let text = "the outcome of the commit is unknown: could not get a connection from the pool: reset by peer";
+        assert_eq!(unknown.to_string(), text);
+        assert_eq!(String::from(unknown), text);
+    }
+
+    #[test]
+    fn only_an_unknown_commit_is_unknown() {
+        assert!(Error::CommitUnknown { identity: None, source: None }.is_unknown());
+        assert!(!Error::EndedByBody.is_unknown());
     }
 }

@@ -1,113 +1,110 @@
-//! What the loop tells the outside: one event for everything that would else pass in silence.
+//! Events for everything that would otherwise go unnoticed: retries, give-ups, unknown outcomes, closed connections.
 //!
-//! Without the feature `tracing` these do nothing.
+//! [`tracing`](mod@trace) is the listener. Without the feature `tracing` an event has none.
 
 use std::time::Duration;
 
 use crate::classify::Failure;
-use crate::decide::Cause;
-use crate::error::Phase;
-use crate::resolve::CommitOutcome;
-use crate::run::Site;
+use crate::error::{CommitOutcome, Phase};
 
+/// What has happened to a call.
+#[derive(Clone, Copy, Debug)]
+#[cfg_attr(not(feature = "tracing"), expect(dead_code, reason = "read by listeners only"))]
+pub(crate) enum Event {
+    /// Another attempt follows after `delay`.
+    Retrying { cause: &'static str, delay: Duration },
+    /// The failure is of a kind that is retried, but no retry is left.
+    GivingUp { cause: &'static str },
+    /// A deadlock cost more than concurrency gains: for `time`, the function's calls on this pool run one at a time.
+    OneAtATime { time: Duration },
+    /// The deadline has passed, or a sleep would cross it.
+    DeadlineExceeded { phase: Phase },
+    /// A connection is closed instead of given back to its pool.
+    ConnectionDiscarded,
+    /// `BEGIN` found a transaction that other code had left open. It was rolled back.
+    RolledBackLeftOpen,
+    /// The body's error shows only the symptom of an earlier failure: the one reported here.
+    EarlierFailure,
+    /// A call inside the body of `outer` has a transaction of its own, or would have.
+    NotNested { outer: &'static str, independent: bool },
+    /// The body sent `COMMIT` or `ROLLBACK` itself.
+    EndedByBody,
+    /// The reply to `COMMIT` did not arrive.
+    CommitUnknown,
+    /// The outcome of a commit without a reply was looked up.
+    CommitResolved { outcome: CommitOutcome },
+    /// A call was dropped while it waited for the reply to `COMMIT`. This is how the commit ended.
+    DroppedInCommit { outcome: CommitOutcome },
+}
+
+/// The attempt that an event is about.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct AttemptId {
+    pub(crate) function: &'static str,
+    /// 1 for the first. 0 before the first.
+    pub(crate) attempt: u32,
+}
+
+impl AttemptId {
+    /// Tells every listener of `event`, and of the failure that brought it about.
+    #[cfg_attr(not(feature = "tracing"), expect(unused_variables, clippy::unused_self, reason = "no listener"))]
+    pub(crate) fn emit(self, event: Event, failure: Option<&Failure>) {
+        #[cfg(feature = "tracing")]
+        trace::record(self, event, failure);
+    }
+}
+
+/// Events of the crate `tracing`, with the target `retry_runtime`.
 #[cfg(feature = "tracing")]
-macro_rules! event {
-    ($level:ident, $failure:expr, $($field:tt)*) => {
-        tracing::$level!(
-            target: "retry_runtime",
-            sqlstate = $failure.and_then(Failure::code),
-            error = $failure.and_then(Failure::public_message),
-            $($field)*
-        )
-    };
-}
+mod trace {
+    use super::{AttemptId, Event, Failure};
 
-#[cfg(not(feature = "tracing"))]
-macro_rules! event {
-    ($level:ident, $failure:expr, $($name:ident = $value:expr,)* $message:literal) => {
-        { let _ = ($failure, $($value,)*); }
-    };
-}
-
-/// Another attempt follows after `delay`.
-pub(crate) fn retry(site: &Site, attempt: u32, cause: Cause, failure: Option<&Failure>, delay: Duration) {
-    let delay_us = u64::try_from(delay.as_micros()).unwrap_or(u64::MAX);
-    event!(
-        info,
-        failure,
-        function = site.name,
-        attempt = attempt,
-        class = cause.as_str(),
-        delay_us = delay_us,
-        "retrying"
-    );
-}
-
-/// The failure deserves another attempt, and there is none left.
-pub(crate) fn give_up(site: &Site, attempt: u32, cause: Cause, failure: Option<&Failure>) {
-    event!(warn, failure, function = site.name, attempt = attempt, class = cause.as_str(), "giving up");
-}
-
-/// A deadlock cost more than running at once gained.
-pub(crate) fn one_at_a_time(site: &Site, attempt: u32, failure: Option<&Failure>, time: Duration) {
-    let time_ms = u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
-    event!(warn, failure, function = site.name, attempt = attempt, time_ms = time_ms, "calls go one at a time");
-}
-
-/// The deadline has passed, or a sleep would cross it.
-pub(crate) fn deadline_exceeded(site: &Site, attempt: u32, phase: Phase, failure: Option<&Failure>) {
-    let phase = phase.as_str();
-    event!(warn, failure, function = site.name, attempt = attempt, phase = phase, "deadline exceeded");
-}
-
-/// A session is closed instead of given back.
-pub(crate) fn discard(site: &Site, attempt: u32, failure: Option<&Failure>) {
-    event!(warn, failure, function = site.name, attempt = attempt, "connection discarded");
-}
-
-/// A transaction that somebody had left open was rolled back.
-pub(crate) fn left_open(site: &Site, attempt: u32, failure: &Failure) {
-    let failure = Some(failure);
-    event!(warn, failure, function = site.name, attempt = attempt, "rolled back a transaction that was left open");
-}
-
-/// The body returned only the symptom of an earlier failure, which this is.
-pub(crate) fn hidden(site: &Site, attempt: u32, failure: Option<&Failure>) {
-    event!(warn, failure, function = site.name, attempt = attempt, "an earlier statement had failed");
-}
-
-/// A call inside another call's body has a transaction of its own, or would have: `independent` if that is declared.
-pub(crate) fn not_nested(outer: &'static str, inner: &'static str, independent: bool) {
-    let failure = None::<&Failure>;
-    if independent {
-        event!(info, failure, function = inner, outer = outer, "a call inside a body is not in its transaction");
+    macro_rules! event {
+        ($level:ident, $id:expr, $failure:expr, $($field:tt)*) => {
+            tracing::$level!(
+                target: "retry_runtime",
+                sqlstate = $failure.and_then(Failure::code),
+                error = $failure.and_then(Failure::public_message),
+                function = $id.function,
+                attempt = $id.attempt,
+                $($field)*
+            )
+        };
     }
-    if !independent {
-        event!(warn, failure, function = inner, outer = outer, "a call inside a body is not in its transaction");
+
+    pub(super) fn record(id: AttemptId, event: Event, failure: Option<&Failure>) {
+        match event {
+            Event::Retrying { cause, delay } => {
+                let delay_us = u64::try_from(delay.as_micros()).unwrap_or(u64::MAX);
+                event!(info, id, failure, class = cause, delay_us, "retrying");
+            }
+            Event::GivingUp { cause } => event!(warn, id, failure, class = cause, "giving up"),
+            Event::OneAtATime { time } => {
+                let time_ms = u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
+                event!(warn, id, failure, time_ms, "running calls one at a time");
+            }
+            Event::DeadlineExceeded { phase } => {
+                event!(warn, id, failure, phase = phase.as_str(), "deadline exceeded");
+            }
+            Event::ConnectionDiscarded => event!(warn, id, failure, "connection discarded"),
+            Event::RolledBackLeftOpen => {
+                event!(warn, id, failure, "rolled back a transaction that was left open");
+            }
+            Event::EarlierFailure => event!(warn, id, failure, "an earlier statement had failed"),
+            Event::NotNested { outer, independent: true } => {
+                event!(info, id, failure, outer, "a call inside a body has a transaction of its own");
+            }
+            Event::NotNested { outer, independent: false } => {
+                event!(warn, id, failure, outer, "a call inside a body is not in its transaction");
+            }
+            Event::EndedByBody => event!(warn, id, failure, "the body ended the transaction itself"),
+            Event::CommitUnknown => event!(warn, id, failure, "commit outcome unknown"),
+            Event::CommitResolved { outcome } => {
+                event!(warn, id, failure, outcome = outcome.as_str(), "commit outcome looked up");
+            }
+            Event::DroppedInCommit { outcome } => {
+                event!(warn, id, failure, outcome = outcome.as_str(), "call dropped in commit");
+            }
+        }
     }
-}
-
-/// The body sent COMMIT or ROLLBACK itself.
-pub(crate) fn ended_by_body(site: &Site, attempt: u32) {
-    let failure = None::<&Failure>;
-    event!(warn, failure, function = site.name, attempt = attempt, "the body ended the transaction itself");
-}
-
-/// The answer to COMMIT never came.
-pub(crate) fn commit_unknown(site: &Site, attempt: u32, failure: Option<&Failure>) {
-    event!(warn, failure, function = site.name, attempt = attempt, "commit outcome unknown");
-}
-
-/// It was found out what became of a transaction whose COMMIT was not answered.
-pub(crate) fn commit_resolved(site: &Site, attempt: u32, outcome: CommitOutcome) {
-    let failure = None::<&Failure>;
-    let outcome = outcome.as_str();
-    event!(warn, failure, function = site.name, attempt = attempt, outcome = outcome, "commit outcome looked up");
-}
-
-/// A call was dropped while its COMMIT was on its way. This is how that ended.
-pub(crate) fn left_in_commit(site: &Site, attempt: u32, outcome: CommitOutcome) {
-    let failure = None::<&Failure>;
-    let outcome = outcome.as_str();
-    event!(warn, failure, function = site.name, attempt = attempt, outcome = outcome, "call dropped in commit");
 }

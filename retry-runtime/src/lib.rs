@@ -1,37 +1,16 @@
 #![doc = include_str!("../../README.md")]
 
 #[doc(hidden)]
-#[path = "private.rs"]
 pub mod __private;
-mod absent;
-mod answer;
 mod backoff;
-mod begin;
-mod begun;
-mod cancel;
+mod call;
 mod classify;
-mod clean_up;
-mod damper;
-mod deadline;
-mod decide;
+mod commit;
+mod driver;
 mod error;
 mod events;
-mod handle;
-mod hooks;
-mod identity;
-mod install;
-mod place;
 mod policy;
-mod pools;
-mod queue;
-mod reconnect;
-mod resolve;
-mod run;
-mod scope;
-mod settle;
-mod source;
-mod state;
-mod stream;
+mod pool;
 mod transaction;
 
 /// Runs an async function as a retried PostgreSQL transaction.
@@ -156,14 +135,10 @@ mod transaction;
 #[doc(inline)]
 pub use retry_macros::transactional;
 
-pub use crate::cancel::{CancelStream, WithCancel};
-pub use crate::classify::{Class, classify};
-pub use crate::error::{Error, Phase};
-pub use crate::identity::Identity;
-pub use crate::install::{INSTALL_SQL, install};
-pub use crate::policy::{Begin, Damping, Isolation, Jitter, Policy, UnknownCommit};
-pub use crate::reconnect::Reconnect;
-pub use crate::resolve::{CommitOutcome, resolve};
-pub use crate::source::{BoxFuture, Pool, Session, Source};
-pub use crate::stream::Watched;
-pub use crate::transaction::Transaction;
+pub use crate::call::source::Source;
+pub use crate::classify::Class;
+pub use crate::commit::{INSTALL_SQL, install};
+pub use crate::driver::classify;
+pub use crate::error::{CommitOutcome, Error, Identity, ParseIdentityError, Phase, PoolError};
+pub use crate::pool::{BoxFuture, CancelStream, Pool, Reconnect, Session, WithCancel};
+pub use crate::transaction::{Transaction, Watched};

@@ -1,9 +1,6 @@
 //! What a function asks for: budgets, isolation, timeouts and delays, fixed while compiling.
 
-use std::fmt::Write;
 use std::time::Duration;
-
-use crate::identity;
 
 /// An isolation level, weakest first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -221,36 +218,6 @@ impl Policy {
         }
     }
 
-    /// The message that begins a transaction: one, whatever is set, so that no option costs a round trip.
-    ///
-    /// `NOT DEFERRABLE` is the server's default. It is said because the server refuses it (25001) inside a
-    /// transaction that has already run a statement: so a transaction that somebody left open is found.
-    pub(crate) fn begin_sql(&self) -> String {
-        let mut sql = String::from("BEGIN");
-        if let Some(isolation) = self.isolation {
-            let _ = write!(sql, " ISOLATION LEVEL {}", isolation.as_sql());
-        }
-        if self.read_only {
-            sql.push_str(" READ ONLY");
-        }
-        sql.push_str(if self.deferrable { " DEFERRABLE" } else { " NOT DEFERRABLE" });
-        for (setting, timeout) in [
-            ("statement_timeout", self.statement_timeout),
-            ("lock_timeout", self.lock_timeout),
-            ("idle_in_transaction_session_timeout", self.idle_timeout),
-        ] {
-            if let Some(timeout) = timeout {
-                // Rounded up: zero would turn the timeout off.
-                let _ = write!(sql, "; SET LOCAL {setting} = {}", timeout.as_micros().div_ceil(1_000));
-            }
-        }
-        if self.asks_identity() {
-            sql.push_str("; ");
-            sql.push_str(identity::ASK);
-        }
-        sql
-    }
-
     /// Whether the transaction's identity is asked for in the message of `BEGIN`. One that only reads needs none.
     pub(crate) fn asks_identity(&self) -> bool {
         self.unknown_commit == UnknownCommit::Resolve && !self.read_only
@@ -281,25 +248,6 @@ mod tests {
         assert_eq!(policy(1, None).max_delay(), Duration::from_millis(50));
         assert_eq!(policy(80, None).max_delay(), Duration::from_millis(80));
         assert_eq!(policy(1, Some(Duration::ZERO)).max_delay(), Duration::ZERO);
-    }
-
-    #[test]
-    fn every_setting_travels_in_one_message() {
-        assert_eq!(Policy::DEFAULT.begin_sql(), "BEGIN NOT DEFERRABLE");
-        let policy = Policy {
-            isolation: Some(Isolation::Serializable),
-            read_only: true,
-            deferrable: true,
-            statement_timeout: Some(Duration::from_secs(2)),
-            lock_timeout: Some(Duration::from_micros(1_500)),
-            idle_timeout: Some(Duration::from_secs(60)),
-            ..Policy::DEFAULT
-        };
-        assert_eq!(
-            policy.begin_sql(),
-            "BEGIN ISOLATION LEVEL SERIALIZABLE READ ONLY DEFERRABLE; SET LOCAL statement_timeout = 2000; \
-             SET LOCAL lock_timeout = 2; SET LOCAL idle_in_transaction_session_timeout = 60000"
-        );
     }
 
     #[test]

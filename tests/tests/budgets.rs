@@ -1,7 +1,6 @@
 //! The two budgets, the body's own retries, and promise 4: a sleeping retry holds nothing.
 #![allow(missing_docs)]
 
-use std::error::Error as _;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
@@ -159,14 +158,11 @@ async fn insert(tx: &mut Transaction<'_>, id: i64, attempts: &AtomicU32) -> Resu
 }
 
 #[tokio::test]
-async fn retry_on_retries_its_codes_on_the_budget_of_the_surroundings() {
+async fn retry_on_retries_its_codes_on_the_budget_of_transient_failures() {
     let db = database().await;
     let attempts = AtomicU32::new(0);
     let error = insert(&db.pool(1), 1, &attempts).await.unwrap_err();
-    assert_eq!(
-        error.source().unwrap().downcast_ref::<tokio_postgres::Error>().unwrap().code().unwrap().code(),
-        "23505"
-    );
+    assert_eq!(error.as_db_error().unwrap().code().code(), "23505");
     assert_eq!(attempts.load(Ordering::Relaxed), 3);
 }
 

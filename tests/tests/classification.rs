@@ -2,7 +2,7 @@
 //! it, by `RAISE` where only its relatives and poolers do.
 #![allow(missing_docs)]
 
-use retry_runtime::{Class, Error, classify};
+use retry_runtime::{Class, Error, PoolError, classify};
 use retry_tests::rival::{Rival, terminate, wait_until};
 use retry_tests::{Database, FAULT_TABLES};
 use tokio_postgres::error::Severity;
@@ -255,7 +255,7 @@ async fn the_chain_of_sources_is_searched() {
     assert_eq!(classify(&Own::Transparent(Error::Postgres(raise().await))), Some(Class::Serialization));
     let deep = anyhow::Error::new(Own::Wrapped(raise().await)).context("one").context("two");
     assert_eq!(classify(deep.as_ref()), Some(Class::Serialization));
-    assert_eq!(classify(&Error::Pool(Box::new(Own::Domain))), Some(Class::Fatal));
+    assert_eq!(classify(&Error::Pool(PoolError::closed(Own::Domain))), Some(Class::Fatal));
     assert_eq!(classify(&Own::Domain), None);
     assert_eq!(classify(&std::io::Error::from(std::io::ErrorKind::ConnectionReset)), None, "no database's error");
 }

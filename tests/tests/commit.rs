@@ -1,7 +1,6 @@
 //! Promise 1: `Ok` means committed. And what an error in answer to COMMIT means.
 #![allow(missing_docs)]
 
-use std::error::Error as _;
 
 use futures_util::StreamExt;
 use retry_runtime::{Class, Error, Transaction, classify, transactional};
@@ -17,9 +16,7 @@ async fn database() -> Database {
 
 fn assert_aborted_by(error: &Error, code: &SqlState) {
     assert!(matches!(error, Error::Aborted { .. }), "{error:?}");
-    let source = error.source().expect("the database's own error");
-    let db = source.downcast_ref::<tokio_postgres::error::DbError>().expect("a DbError");
-    assert_eq!(db.code(), code);
+    assert_eq!(error.as_db_error().expect("the server's error").code(), code);
 }
 
 /// The defect that this library begins with: on plain tokio-postgres the writes are gone, and nobody is told.

@@ -99,12 +99,12 @@ macro_rules! at_once {
 async fn shut(pool: &deadpool_postgres::Pool) -> Duration {
     let events = Events::capture();
     at_once!(lock_both(pool, pool), [1, 2], [2, 1]);
-    let [event] = &events.of("calls go one at a time")[..] else { panic!("{events:?}") };
+    let [event] = &events.of("running calls one at a time")[..] else { panic!("{events:?}") };
     assert_eq!((&*event["level"], &*event["sqlstate"]), ("WARN", "40P01"));
     Duration::from_millis(event["time_ms"].parse().unwrap())
 }
 
-/// Nobody asked for it: after a deadlock in which nothing else was done, calls go one at a time for a while.
+/// Nobody asked for it: after a deadlock in which nothing else was done, running calls one at a time for a while.
 #[tokio::test]
 async fn after_a_costly_deadlock_calls_go_one_at_a_time_for_a_while() {
     let db = database().await;
@@ -155,7 +155,7 @@ async fn calls_that_are_not_damped() {
     let (mut one, mut two) = (connect(&config).await, connect(&config).await);
     at_once!(lock_both(&mut one, &mut two), [1, 2], [2, 1]);
     assert_eq!(events.of("retrying").len(), 2, "{events:?}");
-    assert_eq!(events.of("calls go one at a time").len(), 0, "{events:?}");
+    assert_eq!(events.of("running calls one at a time").len(), 0, "{events:?}");
 }
 
 #[tokio::test]
@@ -212,5 +212,5 @@ async fn a_deadlock_beside_which_others_go_on_changes_nothing() {
         () = tokio::time::sleep(SOON) => panic!("stuck"),
     }
     assert_eq!(events.of("retrying")[0]["class"], "deadlock");
-    assert_eq!(events.of("calls go one at a time").len(), 0, "{events:?}");
+    assert_eq!(events.of("running calls one at a time").len(), 0, "{events:?}");
 }

@@ -1,7 +1,6 @@
 //! `deadline` bounds the whole call, whatever hangs.
 #![allow(missing_docs)]
 
-use std::error::Error as _;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
@@ -10,7 +9,6 @@ use retry_tests::Database;
 use retry_tests::events::Events;
 use retry_tests::proxy::{Cut, Fault, Proxy, redirect};
 use retry_tests::rival::Rival;
-use tokio_postgres::error::DbError;
 
 const LIMIT: Duration = Duration::from_millis(300);
 
@@ -158,8 +156,7 @@ async fn no_sleep_starts_that_would_cross_it() {
     let events = Events::capture();
     let error = lose(&pool, &rival, &attempts).await.unwrap_err();
     let Error::DeadlineExceeded { phase: Phase::BackOff, .. } = &error else { panic!("{error:?}") };
-    let last = error.source().unwrap().downcast_ref::<DbError>().expect("the last failure");
-    assert_eq!(last.code().code(), "40001");
+    assert_eq!(error.as_db_error().expect("the last failure").code().code(), "40001");
     assert_eq!(attempts.load(Ordering::Relaxed), 1);
     let exceeded = events.of("deadline exceeded");
     assert_eq!((exceeded.len(), exceeded[0]["sqlstate"].as_str()), (1, "40001"), "{events:?}");
@@ -183,7 +180,7 @@ async fn its_source_is_the_last_failure() {
     let rival = Rival::connect(&db).await;
     let error = lose_and_hang(&db.pool(1), &rival).await.unwrap_err();
     assert!(matches!(error, Error::DeadlineExceeded { phase: Phase::Body, .. }), "{error:?}");
-    assert_eq!(error.source().unwrap().downcast_ref::<DbError>().unwrap().code().code(), "40001");
+    assert_eq!(error.as_db_error().unwrap().code().code(), "40001");
     assert_eq!(classify(&error), Some(Class::Fatal));
 }
 

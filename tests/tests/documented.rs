@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use retry_runtime::{Jitter, Policy};
+use retry_runtime::__private::{Jitter, Policy};
 
 use crate::promised::longest_sleep;
 use crate::runtime::Schedule;
@@ -14,7 +14,7 @@ mod promised;
 #[path = "../../retry-runtime/src/backoff.rs"]
 mod runtime;
 mod policy {
-    pub(crate) use retry_runtime::{Jitter, Policy};
+    pub(crate) use retry_runtime::__private::{Jitter, Policy};
 }
 
 const MS: Duration = Duration::from_millis(1);
@@ -33,7 +33,7 @@ fn no_call_sleeps_longer_than_documented() {
         for max in [base, 3 * base, 10 * base, 1000 * base] {
             for budget in [0, 1, 2, 3, 5, 8, 50, 1000] {
                 let policy = Policy { base_delay: base, max_delay: Some(max), jitter: Jitter::None, ..Policy::DEFAULT };
-                for (schedule, factor) in [(Schedule::Conflict, 1), (Schedule::Surroundings, promised::SURROUNDINGS)] {
+                for (schedule, factor) in [(Schedule::Conflict, 1), (Schedule::Transient, promised::SURROUNDINGS)] {
                     let delays = (1..=budget).map(|n| runtime::delay(&policy, schedule, n, budget, &mut rand::rng()));
                     let sleeps: Duration = delays.sum();
                     let documented = longest_sleep(factor * base, factor * max, budget);

@@ -1,8 +1,6 @@
 //! The schema `transactional`: who makes it, and what its absence is like.
 #![allow(missing_docs)]
 
-use std::error::Error as _;
-
 use futures_util::future::{join_all, try_join_all};
 use retry_runtime::{Class, Error, INSTALL_SQL, Transaction, classify, install, transactional};
 use retry_tests::{Database, connect};
@@ -80,7 +78,7 @@ async fn without_the_table_a_call_is_rolled_back() {
         db.setup(make).await;
         let error = by_token(&pool).await.unwrap_err();
         assert!(matches!(&error, Error::Postgres(source) if source.code().unwrap().code() == code), "{error:?}");
-        assert!(error.source().is_some());
+        assert!(error.as_db_error().is_some());
         assert_eq!(classify(&error), Some(Class::Fatal));
         assert_eq!(db.open_transactions().await, 0);
     }

@@ -6,9 +6,7 @@ use std::sync::atomic::{AtomicI64, AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use deadpool_postgres::Pool;
-use retry_runtime::{
-    Class, CommitOutcome, Error, Identity, Reconnect, Transaction, classify, install, resolve, transactional,
-};
+use retry_runtime::{Class, CommitOutcome, Error, Identity, Reconnect, Transaction, classify, install, transactional};
 use retry_tests::events::Events;
 use retry_tests::proxy::{Cut, Fault, Proxy};
 use retry_tests::rival::{kill, pid};
@@ -165,7 +163,7 @@ async fn what_shadows_the_servers_own_types_and_operators_is_not_used() {
     let mut client = connect(proxy.config()).await;
     proxy.arm(Fault { cut: Cut::Hole, ..COMMIT_IS_LOST });
     let left = identity(resolved_in_time(&mut client, 3).await.unwrap_err());
-    assert_eq!(resolve(&left, &db.client().await).await.unwrap(), CommitOutcome::RolledBack);
+    assert_eq!(left.resolve(&db.client().await).await.unwrap(), CommitOutcome::RolledBack);
 }
 
 #[tokio::test]
@@ -231,14 +229,14 @@ async fn a_lone_client_leaves_the_look_up_to_whoever_holds_the_identity() {
         proxy.arm(fault);
         let by_id = identity(resolved(&mut client, 1).await.unwrap_err());
         assert!(by_id.xid().is_some() && by_id.token().is_none());
-        assert_eq!(resolve(&by_id, &other).await.unwrap(), outcome);
+        assert_eq!(by_id.resolve(&other).await.unwrap(), outcome);
 
         let mut client = connect(proxy.config()).await;
         proxy.arm(fault);
         let by_token = identity(by_token(&mut client, 2).await.unwrap_err());
         assert!(by_token.xid().is_none() && by_token.token().is_some());
         for _ in 0..2 {
-            assert_eq!(resolve(&by_token, &other).await.unwrap(), outcome, "asked again, the answer is the same");
+            assert_eq!(by_token.resolve(&other).await.unwrap(), outcome, "asked again, the answer is the same");
         }
     }
 }
@@ -251,7 +249,7 @@ async fn a_transaction_that_stays_in_progress_is_ended() {
     proxy.arm(Fault { cut: Cut::Hole, ..COMMIT_IS_LOST });
     let left = identity(resolved_in_time(&mut client, 1).await.unwrap_err());
     assert_eq!(db.open_transactions().await, 1);
-    assert_eq!(resolve(&left, &db.client().await).await.unwrap(), CommitOutcome::RolledBack);
+    assert_eq!(left.resolve(&db.client().await).await.unwrap(), CommitOutcome::RolledBack);
     assert_eq!(db.open_transactions().await, 0);
 }
 
@@ -266,11 +264,11 @@ async fn a_reset_of_the_statistics_is_not_taken_for_a_crash() {
     proxy.arm(Fault { cut: Cut::Hole, ..COMMIT_IS_LOST });
     let left = identity(resolved_in_time(&mut client, 1).await.unwrap_err());
     other.batch_execute("SELECT pg_stat_reset_shared('bgwriter')").await.unwrap();
-    let while_open = tokio::time::timeout(Duration::from_millis(500), resolve(&left, &other)).await;
+    let while_open = tokio::time::timeout(Duration::from_millis(500), left.resolve(&other)).await;
     assert!(while_open.is_err(), "the transaction is still open: {while_open:?}");
     let end = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE state = 'idle in transaction'";
     other.batch_execute(end).await.unwrap();
-    assert_eq!(resolve(&left, &other).await.unwrap(), CommitOutcome::RolledBack);
+    assert_eq!(left.resolve(&other).await.unwrap(), CommitOutcome::RolledBack);
 }
 
 /// Part of the deadline is kept for the look-up.
@@ -332,7 +330,7 @@ async fn an_id_that_is_given_out_again_after_a_crash_is_not_taken_for_ours() {
     let status = format!("SELECT pg_xact_status('{}')", lost.xid().unwrap());
     let naive: Option<String> = client.query_one(&status, &[]).await.unwrap().get(0);
     assert_eq!(naive.as_deref(), Some("committed"), "which is somebody else's");
-    assert_eq!(resolve(&lost, &client).await.unwrap(), CommitOutcome::Unknown);
+    assert_eq!(lost.resolve(&client).await.unwrap(), CommitOutcome::Unknown);
 }
 
 /// Connects as soon as the server is back.

@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use futures_util::poll;
-use retry_runtime::{Error, Transaction, transactional};
+use retry_runtime::{Error, PoolError, Transaction, transactional};
 use retry_tests::events::Events;
 use retry_tests::rival::Cancels;
 use retry_tests::{Database, Server};
@@ -41,7 +41,7 @@ async fn inner(tx: &mut Transaction<'_>, call: i32, how: How, log: &'static Log)
         tx.batch_execute("RELEASE transactional_1").await?;
     }
     log.has_returned.store(true, Ordering::Relaxed);
-    if how == How::Succeed { Ok(()) } else { Err(Error::Pool("none of the server's".into())) }
+    if how == How::Succeed { Ok(()) } else { Err(Error::Pool(PoolError::closed("none of the server's"))) }
 }
 
 /// Polls a nested call until `stop`, and drops it. `Some`: it has ended before.

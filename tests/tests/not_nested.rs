@@ -6,7 +6,7 @@ use std::time::Duration;
 use deadpool_postgres::Pool;
 use futures_util::FutureExt;
 use futures_util::future::join;
-use retry_runtime::{Error, Transaction, WithCancel, transactional};
+use retry_runtime::{Error, PoolError, Transaction, WithCancel, transactional};
 use retry_tests::Database;
 use retry_tests::events::Events;
 use tokio::time::timeout;
@@ -64,7 +64,7 @@ async fn outer(tx: &mut Transaction<'_>, pool: &Pool, how: &str) -> Result<(), E
         }
         "independent" => {
             audit(pool, None).await?;
-            return Err(Error::Pool("rolled back".into()));
+            return Err(Error::Pool(PoolError::closed("rolled back")));
         }
         "nested" => drop(inner(&mut *tx).await?),
         "panic" => panic!("in the body"),

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use futures_util::stream::FuturesUnordered;
 use futures_util::{FutureExt, TryStreamExt, try_join};
-use retry_runtime::{Error, Transaction, transactional};
+use retry_runtime::{Error, PoolError, Transaction, transactional};
 use retry_tests::events::Events;
 use retry_tests::proxy::{Cut, Fault, Proxy};
 use retry_tests::rival::Cancels;
@@ -109,7 +109,7 @@ async fn add(tx: &mut Transaction<'_>, how: &str) -> Result<u32, Error> {
         "driver's client" => {
             (**tx).execute("UPDATE accounts SET cents = cents + 1 WHERE id = 1", &[]).await?;
         }
-        "own error" => return Err(Error::Pool("none of the server's".into())),
+        "own error" => return Err(Error::Pool(PoolError::closed("none of the server's"))),
         _ => unreachable!("{how}"),
     }
     Ok(tx.attempt())

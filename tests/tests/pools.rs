@@ -6,8 +6,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use bb8_postgres::PostgresConnectionManager;
-use deadpool_postgres::{Manager, PoolError, Runtime};
-use retry_runtime::{BoxFuture, Class, Error, Pool, Session, Transaction, classify, transactional};
+use deadpool_postgres::{Manager, PoolError as DeadpoolError, Runtime};
+use retry_runtime::{BoxFuture, Class, Error, Pool, PoolError, Session, Transaction, classify, transactional};
 use retry_tests::events::Events;
 use retry_tests::rival::{pid, terminate};
 use retry_tests::{Database, connect};
@@ -71,7 +71,7 @@ struct Graveyard {
 }
 
 impl Pool for Graveyard {
-    fn get(&self) -> BoxFuture<'_, Result<Box<dyn Session>, Error>> {
+    fn get(&self) -> BoxFuture<'_, Result<Box<dyn Session>, PoolError>> {
         match self.dead.lock().unwrap().pop() {
             Some(client) => {
                 let (given_back, discarded) = (self.living.given_back.clone(), self.living.discarded.clone());
@@ -108,8 +108,8 @@ async fn a_closed_pool_is_an_error_at_once() {
     pool.close();
     let events = Events::capture();
     let error = backend(&pool).await.unwrap_err();
-    assert!(matches!(error, Error::Pool(_)), "{error:?}");
-    assert!(matches!(error.source().unwrap().downcast_ref(), Some(PoolError::Closed)));
+    let Error::Pool(pool_error) = &error else { panic!("{error:?}") };
+    assert!(matches!(pool_error.get_ref().downcast_ref(), Some(DeadpoolError::Closed)));
     assert_eq!(classify(&error), Some(Class::Fatal));
     assert_eq!(events.all().len(), 0, "no retry: {events:?}");
 }
@@ -150,8 +150,9 @@ async fn a_server_that_is_not_there_is_retried_and_then_an_error() {
     nowhere.host("127.0.0.1").port(1).user("postgres").connect_timeout(Duration::from_secs(1));
     let events = Events::capture();
     let error = backend(&retry_tests::pool(&nowhere, 1)).await.unwrap_err();
-    let Error::Postgres(source) = &error else { panic!("{error:?}") };
-    assert!(source.source().unwrap().is::<std::io::Error>(), "{source:?}");
+    let Error::Pool(source) = &error else { panic!("{error:?}") };
+    assert!(source.get_ref().is::<tokio_postgres::Error>(), "{source:?}");
+    assert!(error.source().unwrap().is::<std::io::Error>(), "{source:?}");
     assert_eq!(classify(&error), Some(Class::Connection));
     assert_eq!(events.of("retrying").len(), 2);
     drop(db);
@@ -188,7 +189,7 @@ struct Connected {
 }
 
 impl Pool for Connect {
-    fn get(&self) -> BoxFuture<'_, Result<Box<dyn Session>, Error>> {
+    fn get(&self) -> BoxFuture<'_, Result<Box<dyn Session>, PoolError>> {
         Box::pin(async {
             let client = connect(&self.config).await;
             let (given_back, discarded) = (self.given_back.clone(), self.discarded.clone());
@@ -231,10 +232,10 @@ async fn a_pool_of_ones_own() {
 struct Slow(Duration);
 
 impl Pool for Slow {
-    fn get(&self) -> BoxFuture<'_, Result<Box<dyn Session>, Error>> {
+    fn get(&self) -> BoxFuture<'_, Result<Box<dyn Session>, PoolError>> {
         Box::pin(async {
             let never = std::future::pending::<Box<dyn Session>>();
-            tokio::time::timeout(self.0, never).await.map_err(|elapsed| Error::Pool(elapsed.into()))
+            tokio::time::timeout(self.0, never).await.map_err(PoolError::timeout)
         })
     }
 }

@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
 
 use retry_runtime::{
-    BoxFuture, Class, CommitOutcome, Error, INSTALL_SQL, Identity, Pool, Session, Transaction, classify, resolve,
+    BoxFuture, Class, CommitOutcome, Error, INSTALL_SQL, Identity, Pool, PoolError, Session, Transaction, classify,
     transactional,
 };
 use retry_tests::events::Events;
@@ -90,7 +90,7 @@ struct Connected {
 }
 
 impl Pool for Turns {
-    fn get(&self) -> BoxFuture<'_, Result<Box<dyn Session>, Error>> {
+    fn get(&self) -> BoxFuture<'_, Result<Box<dyn Session>, PoolError>> {
         Box::pin(async {
             let turn = self.taken.fetch_add(1, Ordering::Relaxed).min(self.configs.len() - 1);
             let client = connect(&self.configs[turn]).await;
@@ -344,12 +344,12 @@ async fn a_commit_is_looked_up_on_the_promoted_standby_and_never_guessed() {
     scene.pair.primary.stop("immediate").unwrap();
     promote(&scene.on_standby).await;
 
-    assert_eq!(resolve(&survived[0], &standby).await.unwrap(), CommitOutcome::Unknown);
-    assert_eq!(resolve(&gone[0], &standby).await.unwrap(), CommitOutcome::RolledBack);
-    assert_eq!(resolve(&survived[1], &standby).await.unwrap(), CommitOutcome::Committed);
-    assert_eq!(resolve(&gone[1], &standby).await.unwrap(), CommitOutcome::RolledBack);
+    assert_eq!(survived[0].resolve(&standby).await.unwrap(), CommitOutcome::Unknown);
+    assert_eq!(gone[0].resolve(&standby).await.unwrap(), CommitOutcome::RolledBack);
+    assert_eq!(survived[1].resolve(&standby).await.unwrap(), CommitOutcome::Committed);
+    assert_eq!(gone[1].resolve(&standby).await.unwrap(), CommitOutcome::RolledBack);
     while xid(&standby).await < gone[0].xid().unwrap() {}
-    assert_eq!(resolve(&gone[0], &standby).await.unwrap(), CommitOutcome::Unknown, "the id is somebody else's now");
+    assert_eq!(gone[0].resolve(&standby).await.unwrap(), CommitOutcome::Unknown, "the id is somebody else's now");
     assert_eq!(rows(&scene.on_standby).await, 2);
 }
 
@@ -381,7 +381,7 @@ async fn a_commit_that_waits_for_its_standby_is_not_ended() {
     let error = resolved_soon(&pool(proxy.config(), 2)).await.unwrap_err();
     let Error::CommitUnknown { identity: Some(identity), .. } = error else { panic!("{error:?}") };
     assert_eq!(waiting(&observer).await, 2, "it waits, beside the probe");
-    let asked = tokio::time::timeout(Duration::from_millis(500), resolve(&identity, &observer)).await;
+    let asked = tokio::time::timeout(Duration::from_millis(500), identity.resolve(&observer)).await;
     assert!(asked.is_err(), "nothing is known yet: {asked:?}");
     assert_eq!(waiting(&observer).await, 2);
 
@@ -390,11 +390,11 @@ async fn a_commit_that_waits_for_its_standby_is_not_ended() {
     proxy.arm(Fault { request: 9, cut: Cut::Hole, ..ANSWER_LOST });
     let error = resolved_soon(&mut client).await.unwrap_err();
     let Error::CommitUnknown { identity: Some(left), .. } = error else { panic!("{error:?}") };
-    assert_eq!(resolve(&left, &observer).await.unwrap(), CommitOutcome::RolledBack);
+    assert_eq!(left.resolve(&observer).await.unwrap(), CommitOutcome::RolledBack);
 
     observer.batch_execute("ALTER SYSTEM RESET synchronous_standby_names").await.unwrap();
     observer.batch_execute("SELECT pg_reload_conf()").await.unwrap();
-    assert_eq!(resolve(&identity, &observer).await.unwrap(), CommitOutcome::Committed);
+    assert_eq!(identity.resolve(&observer).await.unwrap(), CommitOutcome::Committed);
     assert_eq!(rows(&server.config()).await, 1);
 }
 

@@ -1,8 +1,8 @@
 async fn report(totals: &mut Vec<i64>) -> Result<(), BankError> {
     let source = &POOL;
-    let mut __run = {
+    let mut __call = {
         #[allow(clippy::needless_update)]
-        static __SITE: bank::retry::__private::Site = bank::retry::__private::Site::new(
+        static __CALLSITE: bank::retry::__private::Callsite = bank::retry::__private::Callsite::new(
             "report",
             bank::retry::__private::with_retry_if(bank::retry::__private::Policy {
                 retries: 5,
@@ -37,14 +37,17 @@ async fn report(totals: &mut Vec<i64>) -> Result<(), BankError> {
                 ..bank::retry::__private::Policy::DEFAULT
             }),
         );
-        bank::retry::__private::Run::new(::core::convert::Into::into(source), &__SITE)
+        bank::retry::__private::Call::new(
+                ::core::convert::Into::into(source),
+                &__CALLSITE,
+            )
             .queue_by([
                 bank::retry::__private::QueueKey::of(&(totals.len())),
                 bank::retry::__private::QueueKey::of(&(totals.capacity())),
             ])
     };
     loop {
-        let __ended = match __run.begin().await {
+        let __attempt = match __call.begin().await {
             ::core::result::Result::Ok(mut tx) => {
                 let __scope = tx.scope();
                 let __lent = &mut tx;
@@ -70,14 +73,14 @@ async fn report(totals: &mut Vec<i64>) -> Result<(), BankError> {
                     })
                     .await;
                 let __outcome = bank::retry::__private::Outcome::into_result(__outcome);
-                let __seen = bank::retry::__private::seen!(
+                let __body_error = bank::retry::__private::body_error!(
                     tx, & __outcome, | error | error.is_stale()
                 );
-                ::core::result::Result::Ok(tx.settle(__outcome, __seen).await)
+                ::core::result::Result::Ok(tx.finish(__outcome, __body_error).await)
             }
             ::core::result::Result::Err(__error) => ::core::result::Result::Err(__error),
         };
-        if let ::core::ops::ControlFlow::Break(__result) = __run.next(__ended).await {
+        if let ::core::ops::ControlFlow::Break(__result) = __call.next(__attempt).await {
             return bank::retry::__private::Outcome::from_result(__result);
         }
     }

@@ -1,19 +1,19 @@
 async fn touch(
     source: impl ::core::convert::Into<::retry_runtime::__private::Source<'_>>,
 ) -> Result<(), Error> {
-    let mut __run = {
+    let mut __call = {
         #[allow(clippy::needless_update)]
-        static __SITE: ::retry_runtime::__private::Site = ::retry_runtime::__private::Site::new(
+        static __CALLSITE: ::retry_runtime::__private::Callsite = ::retry_runtime::__private::Callsite::new(
             ::core::concat!(::core::module_path!(), "::", "touch"),
             ::retry_runtime::__private::Policy::DEFAULT,
         );
-        ::retry_runtime::__private::Run::new(
+        ::retry_runtime::__private::Call::new(
             ::core::convert::Into::into(source),
-            &__SITE,
+            &__CALLSITE,
         )
     };
     loop {
-        let __ended = match __run.begin().await {
+        let __attempt = match __call.begin().await {
             ::core::result::Result::Ok(mut tx) => {
                 let __scope = tx.scope();
                 let __lent = &mut tx;
@@ -34,12 +34,14 @@ async fn touch(
                 let __outcome = ::retry_runtime::__private::Outcome::into_result(
                     __outcome,
                 );
-                let __seen = ::retry_runtime::__private::seen!(tx, & __outcome);
-                ::core::result::Result::Ok(tx.settle(__outcome, __seen).await)
+                let __body_error = ::retry_runtime::__private::body_error!(
+                    tx, & __outcome
+                );
+                ::core::result::Result::Ok(tx.finish(__outcome, __body_error).await)
             }
             ::core::result::Result::Err(__error) => ::core::result::Result::Err(__error),
         };
-        if let ::core::ops::ControlFlow::Break(__result) = __run.next(__ended).await {
+        if let ::core::ops::ControlFlow::Break(__result) = __call.next(__attempt).await {
             return ::retry_runtime::__private::Outcome::from_result(__result);
         }
     }

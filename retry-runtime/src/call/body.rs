@@ -1,0 +1,170 @@
+//! Runs a body: knows which calls are made inside it, and ends it at the deadline.
+
+use std::cell::Cell;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+
+use pin_project_lite::pin_project;
+
+use crate::error::{Error, Phase};
+use crate::transaction::Transaction;
+use crate::transaction::context::TxContext;
+use crate::transaction::deadline::{Bounded, Deadline, Expired};
+use crate::transaction::status::AttemptStatus;
+
+/// What the body returns: a `Result`, or an alias of one.
+#[diagnostic::on_unimplemented(
+    message = "`#[transactional]` needs a function that returns a `Result`, not `{Self}`",
+    label = "not a `Result`"
+)]
+pub trait Outcome {
+    /// The type in `Ok`.
+    type Ok;
+    /// The type in `Err`.
+    type Err;
+
+    /// The `Result`.
+    fn into_result(self) -> Result<Self::Ok, Self::Err>;
+
+    /// And back.
+    fn from_result(result: Result<Self::Ok, Self::Err>) -> Self;
+}
+
+#[diagnostic::do_not_recommend]
+impl<T, E> Outcome for Result<T, E> {
+    type Ok = T;
+    type Err = E;
+
+    fn into_result(self) -> Self {
+        self
+    }
+
+    fn from_result(result: Self) -> Self {
+        result
+    }
+}
+
+/// The function's error: any type made from [`Error`].
+#[diagnostic::on_unimplemented(
+    message = "the function's error `{Self}` cannot be made from `retry_runtime::Error`",
+    label = "needs `From<retry_runtime::Error>`",
+    note = "with thiserror, add a variant: `#[error(transparent)] Transaction(#[from] retry_runtime::Error)`",
+    note = "or return `retry_runtime::Error` itself, `anyhow::Error`, or `Box<dyn std::error::Error + Send + Sync>`",
+    note = "a type parameter needs the bound `From<retry_runtime::Error>`"
+)]
+pub trait FromError {
+    /// Makes it from the runtime's error.
+    fn from_error(error: Error) -> Self;
+}
+
+#[diagnostic::do_not_recommend]
+impl<E: From<Error>> FromError for E {
+    fn from_error(error: Error) -> Self {
+        Self::from(error)
+    }
+}
+
+thread_local! {
+    /// The innermost call whose body this thread is polling.
+    static INNERMOST: Cell<Option<Outer>> = const { Cell::new(None) };
+}
+
+/// A call whose body makes another call.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Outer {
+    /// The name of its function.
+    pub(crate) function: &'static str,
+    /// The id of its pool, if it has a pool.
+    pub(crate) pool: Option<usize>,
+}
+
+impl Outer {
+    /// The innermost call whose body is being polled.
+    pub(crate) fn innermost() -> Option<Self> {
+        INNERMOST.get()
+    }
+}
+
+/// Restores what was there before, also if the body panics.
+struct Restore(Option<Outer>);
+
+impl Drop for Restore {
+    fn drop(&mut self) {
+        INNERMOST.set(self.0);
+    }
+}
+
+/// Bounds the body of an attempt by the call's deadline and the reply to a pipelined BEGIN.
+#[derive(Debug)]
+pub struct Scope<'a> {
+    outer: Outer,
+    deadline: Deadline,
+    status: &'a AttemptStatus,
+    is_outermost: bool,
+}
+
+impl<'a> Transaction<'a> {
+    /// The scope that the body runs in.
+    #[doc(hidden)]
+    #[must_use]
+    pub fn scope(&self) -> Scope<'a> {
+        let TxContext { function, pool, deadline, status, depth, .. } = self.context;
+        Scope { outer: Outer { function, pool }, deadline, status, is_outermost: depth == 0 }
+    }
+
+    /// Whether an earlier attempt may be committed.
+    #[doc(hidden)]
+    #[must_use]
+    pub fn is_after_unknown(&self) -> bool {
+        self.context.after_unknown
+    }
+}
+
+impl<'a> Scope<'a> {
+    /// Runs the body. If it is cut off, its result is an error of its own type; the call returns the actual reason.
+    #[must_use]
+    pub fn body<O: Outcome<Err: FromError>, F: Future<Output = O>>(self, body: F) -> Body<'a, F> {
+        let Self { outer, deadline, status, is_outermost } = self;
+        let cut_off = |phase| O::from_result(Err(FromError::from_error(Error::deadline(phase))));
+        Body { work: deadline.bound(body), cut_off, outer, status, is_outermost }
+    }
+}
+
+pin_project! {
+    /// A body in its scope.
+    pub struct Body<'a, F: Future> {
+        #[pin]
+        work: Bounded<F>,
+        cut_off: fn(Phase) -> F::Output,
+        outer: Outer,
+        status: &'a AttemptStatus,
+        is_outermost: bool,
+    }
+}
+
+impl<F: Future> Future for Body<'_, F> {
+    type Output = F::Output;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let this = self.project();
+        let status = this.status;
+        if *this.is_outermost && status.is_begin_pending() && status.poll_begin(cx) == Poll::Ready(false) {
+            return Poll::Ready((this.cut_off)(Phase::Begin));
+        }
+        let _restore = Restore(INNERMOST.replace(Some(*this.outer)));
+        match this.work.poll(cx) {
+            Poll::Ready(Ok(outcome)) => Poll::Ready(outcome),
+            Poll::Ready(Err(Expired)) => {
+                status.expire();
+                Poll::Ready((this.cut_off)(Phase::Body))
+            }
+            Poll::Pending => Poll::Pending,
+        }
+    }
+}
+
+impl<F: Future> std::fmt::Debug for Body<'_, F> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Body")
+    }
+}

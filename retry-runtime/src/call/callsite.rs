@@ -1,0 +1,112 @@
+//! A `#[transactional]` function, and what its calls share: per pool, the gate and the queues.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::time::Duration;
+
+use crate::call::begin_sql::begin_sql;
+use crate::call::deadlock_gate::DeadlockGate;
+use crate::call::queue::Queues;
+use crate::policy::{Damping, Policy};
+
+/// A `#[transactional]` function: its name and its options.
+#[derive(Debug)]
+pub struct Callsite {
+    pub(crate) name: &'static str,
+    pub(crate) policy: Policy,
+    begin_sql: OnceLock<String>,
+    per_pool: PerPool,
+}
+
+impl Callsite {
+    /// Checks the policy: at compile time in a `static`.
+    #[must_use]
+    pub const fn new(name: &'static str, policy: Policy) -> Self {
+        policy.validate();
+        Self { name, policy, begin_sql: OnceLock::new(), per_pool: PerPool::new() }
+    }
+
+    /// What the calls on this pool share. `None`: those without a pool.
+    pub(crate) fn shared(&self, pool: Option<usize>) -> Arc<Shared> {
+        self.per_pool.get(pool, self.policy.damping == Damping::On)
+    }
+
+    /// The message that begins a transaction.
+    pub(crate) fn begin_sql(&self) -> &str {
+        self.begin_sql.get_or_init(|| begin_sql(&self.policy))
+    }
+}
+
+/// What the calls of one function on one pool share.
+#[derive(Debug)]
+pub(crate) struct Shared {
+    /// `None` with `damping = "off"`, and for calls without a pool.
+    pub(crate) gate: Option<DeadlockGate>,
+    pub(crate) queues: Arc<Queues>,
+}
+
+impl Shared {
+    /// For how much longer calls run one at a time, if they do.
+    pub(crate) fn closed_for(&self) -> Option<Duration> {
+        self.gate.as_ref().and_then(DeadlockGate::closed_for)
+    }
+}
+
+/// From this many pools on, a function forgets those without calls before it adds another.
+const MANY_POOLS: usize = 64;
+
+/// Keyed by [`Pool::id`](crate::Pool::id).
+#[derive(Debug)]
+struct PerPool(Mutex<BTreeMap<Option<usize>, Arc<Shared>>>);
+
+impl PerPool {
+    const fn new() -> Self {
+        Self(Mutex::new(BTreeMap::new()))
+    }
+
+    fn get(&self, pool: Option<usize>, damping: bool) -> Arc<Shared> {
+        let mut per_pool = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(shared) = per_pool.get(&pool) {
+            return shared.clone();
+        }
+        if per_pool.len() >= MANY_POOLS {
+            // Those pools may have been dropped. If not, their gates soon learn again.
+            per_pool.retain(|_, shared| Arc::strong_count(shared) > 1 || shared.closed_for().is_some());
+        }
+        let gate = (damping && pool.is_some()).then(DeadlockGate::new);
+        let shared = Arc::new(Shared { gate, queues: Arc::default() });
+        per_pool.insert(pool, shared.clone());
+        shared
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn calls_share_per_pool() {
+        let per_pool = PerPool::new();
+        let shared = per_pool.get(Some(1), true);
+        assert!(Arc::ptr_eq(&shared, &per_pool.get(Some(1), true)));
+        assert!(!Arc::ptr_eq(&shared, &per_pool.get(Some(2), true)));
+        assert!(shared.gate.is_some());
+        assert!(per_pool.get(None, true).gate.is_none());
+        assert!(PerPool::new().get(Some(1), false).gate.is_none());
+    }
+
+    #[test]
+    fn of_many_pools_only_those_in_use_are_kept() {
+        let per_pool = PerPool::new();
+        let used = per_pool.get(Some(0), true);
+        let shared = |pool| per_pool.get(Some(pool), true);
+        let timer = shared(1).gate.as_ref().map(|gate| gate.begin(false)).expect("it has a gate");
+        std::thread::sleep(Duration::from_millis(20));
+        shared(1).gate.as_ref().and_then(|gate| gate.deadlocked(timer)).expect("it closes");
+        for pool in 2..10_000 {
+            per_pool.get(Some(pool), true);
+            assert!(per_pool.0.lock().expect("no test has failed").len() <= MANY_POOLS);
+        }
+        assert!(Arc::ptr_eq(&used, &per_pool.get(Some(0), true)), "it is in use");
+    }
+}

@@ -1,0 +1,267 @@
+//! The end of an attempt: COMMIT or ROLLBACK, and what is known afterwards.
+
+use std::borrow::Cow;
+use std::error::Error as StdError;
+
+use crate::call::begin;
+use crate::call::outcome::{AttemptOutcome, Finished};
+use crate::call::retry::Cause;
+use crate::classify::{Class, Failure};
+use crate::commit::identify;
+use crate::driver::{self, DriverError, Reply};
+use crate::error::{CommitOutcome, Error, Identity, Phase};
+use crate::events::Event;
+use crate::policy::UnknownCommit;
+use crate::transaction::Transaction;
+use crate::transaction::context::Savepoint;
+use crate::transaction::deadline::Expired;
+
+/// For a transaction that is known to be well. In an aborted one, COMMIT rolls back and reports success.
+const COMMIT: &str = "COMMIT";
+/// For any other: a probe goes before COMMIT in its message. It fails in an aborted transaction (25P02), and if the body
+/// has ended the transaction itself (25P01). COMMIT does not run then.
+const PROBE: &str = "SAVEPOINT transactional_commit; ";
+const PROBE_AND_COMMIT: &str = "SAVEPOINT transactional_commit; COMMIT";
+
+/// What the retry loop needs to know of the body's own error.
+#[derive(Debug, Default)]
+pub struct BodyError {
+    /// The failure in its chain of sources.
+    failure: Option<Failure>,
+    /// Whether `retry_if` asks for a retry.
+    retry_if: bool,
+    /// Whether it is the runtime's own [`Error`].
+    own: bool,
+    /// The error as text, if it may be needed.
+    text: Option<String>,
+}
+
+impl BodyError {
+    /// Reads an error and its sources. Keeps its text if `text`.
+    pub(crate) fn read(error: &(dyn StdError + 'static), text: bool) -> Self {
+        let failure = driver::failure_in(error);
+        Self { failure, retry_if: false, own: error.is::<Error>(), text: text.then(|| error.to_string()) }
+    }
+
+    /// An error that is only text.
+    pub(crate) fn text(text: Option<String>) -> Self {
+        Self { text, ..Self::default() }
+    }
+
+    /// Adds the answer of `retry_if`.
+    #[must_use]
+    pub fn with_retry_if(self, retry_if: bool) -> Self {
+        Self { retry_if, ..self }
+    }
+}
+
+impl Transaction<'_> {
+    /// Commits if the body returned `Ok` and no failure stands against it, and rolls back otherwise.
+    #[doc(hidden)]
+    pub async fn finish<T, E>(mut self, result: Result<T, E>, error: BodyError) -> Finished<T, E> {
+        let outcome = self.end(result.is_ok(), error).await;
+        Finished { result, outcome }
+    }
+
+    async fn end(&mut self, ok: bool, body_error: BodyError) -> AttemptOutcome {
+        let status = self.context.status;
+        // A body that does not yield cannot be cut off. Its COMMIT is not sent, so its outcome is known.
+        let too_late = ok && self.savepoint.is_none() && self.context.deadline.has_passed();
+        if status.has_expired() || too_late {
+            // A statement may still be running. The clean-up rolls back, without this call waiting for it.
+            return AttemptOutcome { failure: status.failure(), ..AttemptOutcome::new(CommitOutcome::RolledBack) }
+                .with_error(Error::deadline(Phase::Body));
+        }
+        if let Err(outcome) = begin::replied(&self.context).await {
+            self.ended |= !status.is_in_transaction();
+            return outcome;
+        }
+        let mut hidden = None;
+        if let Some(failure) = body_error.failure {
+            hidden = status.failure().filter(|first| failure.is_symptom() && !first.is_symptom());
+            // It may come from another connection. Whether this session has ended, ROLLBACK will tell.
+            status.record(Failure { ends_session: false, ..failure });
+        }
+        let outcome = match (ok, self.savepoint.is_some()) {
+            (true, false) => self.commit_or_abort().await,
+            (false, false) => self.roll_back(body_error.retry_if).await,
+            (true, true) => self.release().await,
+            (false, true) => self.roll_back_savepoint().await,
+        };
+        // If COMMIT has no reply yet, it may fail and leave the transaction open: then a rollback follows it.
+        self.ended |= !status.is_in_transaction();
+        let is_hidden = hidden.is_some();
+        let own = (body_error.own && is_hidden).then(|| aborted(hidden.as_ref()));
+        let error = own.or(outcome.error);
+        AttemptOutcome { is_hidden, error, text: body_error.text, ..outcome }
+    }
+
+    async fn commit_or_abort(&mut self) -> AttemptOutcome {
+        let status = self.context.status;
+        let stands_against = |failure: &Failure| failure.class.is_conflict() || failure.ends_session;
+        if status.failure().as_ref().is_some_and(stands_against) {
+            return self.abort().await;
+        }
+        let Message { sql, before, identity } = self.commit_message();
+        let reply = match Reply::send(self.context.client, &sql) {
+            Ok(reply) => reply,
+            // It was not sent, so its outcome is known.
+            Err(error) => {
+                status.record(driver::failure_of(&error));
+                return self.roll_back(false).await.with_error(Error::Postgres(error));
+            }
+        };
+        // A look-up of the outcome needs time too.
+        let deadline = self.context.deadline;
+        let deadline = if identity.is_some() { deadline.most() } else { deadline };
+        match deadline.bound(status.commit(reply)).await {
+            Ok((Ok(()), _)) => {
+                status.set_in_transaction(false);
+                AttemptOutcome::new(CommitOutcome::Committed)
+            }
+            Ok((Err(error), completed)) => self.commit_failed(error, completed >= before, identity).await,
+            Err(Expired) => self.no_reply(None, identity),
+        }
+    }
+
+    /// The message that commits.
+    fn commit_message(&self) -> Message {
+        let (status, policy) = (self.context.status, self.context.policy);
+        let is_well = status.all_is_well();
+        if policy.read_only || policy.unknown_commit != UnknownCommit::Token {
+            let (before, sql) = if is_well { (0, COMMIT) } else { (1, PROBE_AND_COMMIT) };
+            let identity = status.take_begin_row().and_then(|row| identify::read(&row)).map(Box::new);
+            return Message { sql: Cow::Borrowed(sql), before, identity };
+        }
+        let (token, identity) = identify::new_token();
+        let (before, probe) = if is_well { (1, "") } else { (2, PROBE) };
+        let sql = format!("{probe}INSERT INTO transactional.commits (token) VALUES ('{token}'); COMMIT");
+        Message { sql: Cow::Owned(sql), before, identity: Some(Box::new(identity)) }
+    }
+
+    /// The reply to the message that commits is an error: of COMMIT itself, or of a statement before it.
+    async fn commit_failed(
+        &mut self,
+        error: DriverError,
+        is_of_commit: bool,
+        identity: Option<Box<Identity>>,
+    ) -> AttemptOutcome {
+        let status = self.context.status;
+        let failure = driver::failure_of(&error);
+        if failure.is_symptom() {
+            status.record(failure);
+            self.abort().await
+        } else if !is_of_commit && failure.is_no_transaction() {
+            status.set_in_transaction(false);
+            self.context.id.emit(Event::EndedByBody, None);
+            AttemptOutcome::new(CommitOutcome::Unknown).with_error(Error::EndedByBody)
+        } else if failure.proves_rollback() {
+            let is_over = is_of_commit && failure.is_of_commit();
+            status.record(failure);
+            let outcome = if is_over {
+                status.set_in_transaction(false);
+                self.rolled_back(false)
+            } else {
+                self.roll_back(false).await
+            };
+            outcome.with_error(Error::Postgres(error))
+        } else {
+            self.no_reply(Some(error), identity)
+        }
+    }
+
+    /// The body returned `Ok` in a transaction that must not, or cannot, be committed.
+    async fn abort(&mut self) -> AttemptOutcome {
+        let outcome = self.roll_back(false).await;
+        let error = aborted(outcome.failure.as_ref());
+        outcome.with_error(error)
+    }
+
+    /// There is no reply to COMMIT: the connection failed (`Some`), or the deadline passed. For a read-only transaction
+    /// the outcome does not matter.
+    fn no_reply(&self, error: Option<DriverError>, identity: Option<Box<Identity>>) -> AttemptOutcome {
+        let policy = self.context.policy;
+        let failure = error.as_ref().map(driver::failure_of);
+        // If the outcome is looked up, the call does not wait for the reply any longer.
+        let session_broken = error.is_some() || identity.is_some();
+        let unknown = AttemptOutcome { session_broken, ..AttemptOutcome::new(CommitOutcome::Unknown) };
+        if policy.read_only {
+            let retry = failure.as_ref().and_then(|failure| Cause::of(failure, policy));
+            let error = error.map_or_else(|| Error::deadline(Phase::Commit), Error::Postgres);
+            return AttemptOutcome { retry, failure, ..unknown }.with_error(error);
+        }
+        self.context.id.emit(Event::CommitUnknown, failure.as_ref());
+        let again = policy.unknown_commit == UnknownCommit::Retry;
+        let retry = again.then_some(Cause::Class(Class::Connection));
+        let error = Error::CommitUnknown { identity, source: error.map(Into::into) };
+        AttemptOutcome { retry, failure, ..unknown }.with_error(error)
+    }
+
+    /// Rolls the transaction back.
+    async fn roll_back(&mut self, retry_if: bool) -> AttemptOutcome {
+        let status = self.context.status;
+        let ends_session = status.failure().is_some_and(|failure| failure.ends_session);
+        let broken = ends_session
+            || match self.context.deadline.bound(self.context.roll_back()).await {
+                Ok(Ok(())) => {
+                    status.set_in_transaction(false);
+                    false
+                }
+                Ok(Err(_)) => true,
+                // ROLLBACK is on its way. The clean-up waits for it.
+                Err(Expired) => false,
+            };
+        let outcome = self.rolled_back(retry_if);
+        AttemptOutcome { session_broken: outcome.session_broken || broken, ..outcome }
+    }
+
+    /// The transaction is rolled back: says whether another attempt is worth while.
+    fn rolled_back(&self, retry_if: bool) -> AttemptOutcome {
+        let status = self.context.status;
+        let failure = status.failure();
+        let cause = failure.as_ref().and_then(|failure| Cause::of(failure, self.context.policy));
+        let cause = cause
+            .or_else(|| status.cause_unseen().then_some(Cause::Unseen))
+            .or_else(|| retry_if.then_some(Cause::Asked));
+        AttemptOutcome::rolled_back(failure, cause)
+    }
+
+    /// Ends a savepoint whose body returned `Ok`.
+    async fn release(&mut self) -> AttemptOutcome {
+        // If the call is dropped in this wait, a rollback to the savepoint follows. That fails if the savepoint is
+        // released by then, and so aborts the transaction: what the caller gave up is not committed.
+        let released = self.context.execute(&format!("RELEASE {}", Savepoint(self.context.depth))).await;
+        let Err(error) = released else {
+            self.ended = true;
+            return AttemptOutcome::new(CommitOutcome::Unknown);
+        };
+        let is_aborted = driver::failure_of(&error).is_symptom();
+        let failure = self.context.status.failure();
+        let outcome = self.roll_back_savepoint().await;
+        outcome.with_error(if is_aborted { aborted(failure.as_ref()) } else { Error::Postgres(error) })
+    }
+
+    /// Rolls back to the savepoint. A conflict stays recorded: the outermost call retries, whatever the body does.
+    async fn roll_back_savepoint(&mut self) -> AttemptOutcome {
+        // Before the wait: if the call is dropped in it, the hooks must not run either.
+        self.undo_savepoint();
+        self.ended = true;
+        // If it fails, the status records it.
+        let _ = self.context.roll_back().await;
+        AttemptOutcome::new(CommitOutcome::Unknown)
+    }
+}
+
+/// The message that commits.
+struct Message {
+    sql: Cow<'static, str>,
+    /// How many statements it has before COMMIT.
+    before: u32,
+    /// Identifies the transaction if the reply does not arrive.
+    identity: Option<Box<Identity>>,
+}
+
+/// The body went on in a transaction that `failure` had aborted.
+fn aborted(failure: Option<&Failure>) -> Error {
+    Error::aborted(failure.and_then(Failure::to_source))
+}

@@ -1,0 +1,399 @@
+//! One call over its attempts: begin, run the body, finish, and then return or retry.
+//!
+//! The expansion of `#[transactional]` drives it: [`Call::begin`] gives the body its transaction,
+//! `Transaction::finish` (in `finish`) commits or rolls back, and [`Call::next`] decides what follows.
+
+mod begin;
+mod begin_sql;
+pub(crate) mod body;
+pub(crate) mod callsite;
+mod deadlock_gate;
+pub(crate) mod finish;
+pub(crate) mod outcome;
+pub(crate) mod queue;
+mod retry;
+mod session;
+pub(crate) mod source;
+
+use std::error::Error as StdError;
+use std::ops::ControlFlow;
+use std::pin::pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::time::sleep;
+
+use crate::call::body::{FromError, Outer};
+use crate::call::callsite::{Callsite, Shared};
+use crate::call::deadlock_gate::AttemptTimer;
+use crate::call::outcome::{AttemptOutcome, Finished, SessionFate};
+use crate::call::queue::{QueueGuards, QueueKey};
+use crate::call::retry::{Budgets, Cause};
+use crate::call::source::{Kind, Source};
+use crate::classify::{Class, Failure};
+use crate::commit::resolve;
+use crate::error::{CommitOutcome, Error, Phase};
+use crate::events::{AttemptId, Event};
+use crate::policy::Damping;
+use crate::pool::{Session, clean_up};
+use crate::transaction::Transaction;
+use crate::transaction::context::TxContext;
+use crate::transaction::deadline::{Deadline, Expired};
+use crate::transaction::hooks;
+use crate::transaction::status::AttemptStatus;
+
+/// One call of a `#[transactional]` function, over all its attempts.
+pub struct Call<'a> {
+    source: Kind<'a>,
+    callsite: &'static Callsite,
+    /// The pool's id, if there is a pool.
+    pool: Option<usize>,
+    /// The call whose body makes this one, if this one is not nested in it.
+    outer: Option<Outer>,
+    deadline: Deadline,
+    /// The pool's session, while an attempt uses it.
+    session: Option<Box<dyn Session>>,
+    status: AttemptStatus,
+    /// What it shares with other calls of the function, if it shares anything.
+    shared: Option<Arc<Shared>>,
+    /// Its places in queues. Boxed, because most calls are in none.
+    queues: Option<Box<QueueGuards>>,
+    /// The attempt under way, for the function's gate.
+    timer: Option<AttemptTimer>,
+    attempt: u32,
+    budgets: Budgets,
+    /// Whether an earlier attempt may be committed.
+    after_unknown: bool,
+    /// Why the last attempt failed.
+    last_error: Option<Box<dyn StdError + Send + Sync>>,
+}
+
+/// What follows an attempt.
+enum Next {
+    Retry,
+    /// The body's result is the call's.
+    Return,
+    Fail(Error),
+}
+
+impl<'a> Call<'a> {
+    /// A call that has not begun. Its deadline counts from here.
+    #[must_use]
+    pub fn new(Source(source): Source<'a>, callsite: &'static Callsite) -> Self {
+        let policy = &callsite.policy;
+        let (pool, outer, has_gate) = match source {
+            Kind::Pool(pool) => (Some(pool.id()), Outer::innermost(), policy.damping == Damping::On),
+            Kind::Client(..) => (None, Outer::innermost(), false),
+            Kind::Nested(_) => (None, None, false),
+        };
+        let is_nested = matches!(source, Kind::Nested(_));
+        // Inside another call's body, a wait for other calls could be a wait for that call.
+        let shares = !is_nested && outer.is_none() && (has_gate || policy.escalate_after.is_some());
+        Self {
+            shared: shares.then(|| callsite.shared(pool)),
+            source,
+            callsite,
+            pool,
+            outer,
+            deadline: Deadline::after(policy.deadline),
+            session: None,
+            status: AttemptStatus::default(),
+            queues: None,
+            timer: None,
+            attempt: 0,
+            budgets: Budgets::default(),
+            after_unknown: false,
+            last_error: None,
+        }
+    }
+
+    /// Makes the call wait for those with equal keys. A call inside another call's body does not wait.
+    #[must_use]
+    pub fn queue_by<const N: usize>(mut self, keys: [QueueKey; N]) -> Self {
+        if !matches!(self.source, Kind::Nested(_)) && self.outer.is_none() {
+            self.shared.get_or_insert_with(|| self.callsite.shared(self.pool));
+            self.queues = Some(Box::new(QueueGuards::new(keys.into())));
+        }
+        self
+    }
+
+    /// Begins an attempt: takes a session and sends BEGIN, or SAVEPOINT if the call is nested.
+    pub async fn begin(&mut self) -> Result<Transaction<'_>, AttemptOutcome> {
+        if let Kind::Nested(parent) = self.source {
+            return begin::savepoint(*parent, self.callsite).await;
+        }
+        if let (Some(outer), 0) = (self.outer, self.attempt) {
+            self.check_not_nested(outer)?;
+        }
+        self.attempt += 1;
+        self.status = AttemptStatus::default();
+        if self.runs_alone() || self.queues.is_some() {
+            // Boxed, because it is rare, and every call's future would have room for it.
+            Box::pin(self.wait_for_others()).await?;
+        }
+        if let (Kind::Pool(pool), None) = (&self.source, &self.session) {
+            self.session = Some(session::take(*pool, self.deadline, &self.callsite.policy, self.id()).await?);
+        }
+        let alone = self.queues.as_ref().is_some_and(|queues| queues.is_alone());
+        let gate = self.shared.as_ref().and_then(|shared| shared.gate.as_ref());
+        self.timer = gate.map(|gate| gate.begin(alone));
+        let session = self.session();
+        let client = match (&self.source, session) {
+            (Kind::Client(client, _), _) => client,
+            (_, Some(session)) => session.client(),
+            (_, None) => unreachable!("a call that is not nested has a client or a session"),
+        };
+        let context = TxContext {
+            client,
+            session,
+            pooled: self.session.is_some(),
+            status: &self.status,
+            policy: &self.callsite.policy,
+            id: self.id(),
+            function: self.callsite.name,
+            pool: self.pool,
+            deadline: self.deadline,
+            after_unknown: self.after_unknown,
+            depth: 0,
+        };
+        begin::transaction(context, self.callsite.begin_sql()).await
+    }
+
+    /// Emits an event if the call should have been nested, and refuses it on the pool of the outer call.
+    fn check_not_nested(&self, outer: Outer) -> Result<(), AttemptOutcome> {
+        let independent = self.callsite.policy.independent;
+        self.id().emit(Event::NotNested { outer: outer.function, independent }, None);
+        if self.pool.is_none() || self.pool != outer.pool || independent {
+            return Ok(());
+        }
+        let error = Error::NotNested { outer: outer.function, inner: self.callsite.name };
+        Err(AttemptOutcome::not_begun(error, None, None))
+    }
+
+    fn id(&self) -> AttemptId {
+        AttemptId { function: self.callsite.name, attempt: self.attempt }
+    }
+
+    /// The pool's session, or the caller's own.
+    fn session(&self) -> Option<&dyn Session> {
+        match self.source {
+            Kind::Client(_, session) => session,
+            _ => self.session.as_deref(),
+        }
+    }
+
+    /// Whether it waits for a turn to run alone: it has escalated, or the gate is closed.
+    fn runs_alone(&self) -> bool {
+        self.has_escalated() || self.shared.as_ref().is_some_and(|shared| shared.closed_for().is_some())
+    }
+
+    fn has_escalated(&self) -> bool {
+        let escalate_after = self.callsite.policy.escalate_after;
+        self.shared.is_some() && escalate_after.is_some_and(|conflicts| self.budgets.conflicts() >= conflicts)
+    }
+
+    /// Waits among the calls with equal keys, and then, if necessary, for the turn to run alone. All calls keep this
+    /// order, so that no two wait for each other.
+    async fn wait_for_others(&mut self) -> Result<(), AttemptOutcome> {
+        let escalated = self.has_escalated();
+        let Self { deadline, shared: Some(shared), queues: guards, .. } = self else { return Ok(()) };
+        let guards = guards.get_or_insert_default();
+        let all = async {
+            guards.wait_in_line(&shared.queues).await;
+            let mut alone = pin!(guards.wait_to_be_alone(&shared.queues));
+            if escalated {
+                return alone.await;
+            }
+            // Not longer than the gate is closed: the call that has the turn may itself be waiting for this one.
+            while let Some(limit) = shared.closed_for() {
+                if Deadline::after(Some(limit)).bound(alone.as_mut()).await.is_ok() {
+                    return;
+                }
+            }
+        };
+        deadline
+            .bound(all)
+            .await
+            .map_err(|Expired| AttemptOutcome::not_begun(Error::deadline(Phase::Queue), None, None))
+    }
+
+    /// Decides what follows an attempt: the call's result, or after a sleep that holds nothing, another attempt.
+    pub async fn next<T, E: FromError>(
+        &mut self,
+        attempt: Result<Finished<T, E>, AttemptOutcome>,
+    ) -> ControlFlow<Result<T, E>> {
+        let (result, outcome) = match attempt {
+            Ok(Finished { result, outcome }) => (Some(result), outcome),
+            Err(outcome) => (None, outcome),
+        };
+        match (self.conclude(outcome).await, result) {
+            (Next::Retry, _) => ControlFlow::Continue(()),
+            (Next::Fail(error), _) => ControlFlow::Break(Err(E::from_error(error))),
+            (Next::Return, Some(result)) => ControlFlow::Break(result),
+            (Next::Return, None) => unreachable!("an attempt that did not begin has an error"),
+        }
+    }
+
+    async fn conclude(&mut self, mut outcome: AttemptOutcome) -> Next {
+        if matches!(self.source, Kind::Nested(_)) {
+            return outcome.error.map_or(Next::Return, Next::Fail);
+        }
+        if let (true, Some(session)) = (outcome.retry.is_some_and(Cause::is_stale_plan), self.session()) {
+            session.clear_statement_cache();
+        }
+        if self.budgets.has_met_read_only() && outcome.failure.as_ref().is_some_and(Failure::is_refused_write) {
+            Box::pin(self.give_up_writing(&mut outcome)).await;
+        }
+        let hooks_wait = self.status.with_hooks(|hooks| hooks.len() > 0);
+        self.end_session(&outcome, hooks_wait);
+        self.look_up(&mut outcome).await;
+        self.tell_gate(&outcome);
+        // A hook may call this function again.
+        if hooks_wait || outcome.retry.is_none() {
+            self.with_queues(QueueGuards::leave);
+        }
+        // What is rolled back in this attempt may be committed by an earlier one.
+        let is_known = !self.after_unknown || outcome.is_committed();
+        let commit = if is_known { outcome.commit } else { CommitOutcome::Unknown };
+        hooks::run(self.status.with_hooks(|hooks| hooks.take(commit))).await;
+        self.after_unknown |= outcome.error.as_ref().is_some_and(Error::is_unknown);
+        if let Some(cause) = outcome.retry {
+            return self.try_again(cause, outcome).await;
+        }
+        if outcome.is_hidden {
+            self.id().emit(Event::EarlierFailure, outcome.failure.as_ref());
+        }
+        self.give_up(outcome)
+    }
+
+    /// The second connection is read-only too. If its settings are the reason, and not the server, all others will be.
+    async fn give_up_writing(&self, outcome: &mut AttemptOutcome) {
+        let (Some(session), false) = (&self.session, self.status.is_in_transaction()) else { return };
+        let by_setting = session::is_read_only_by_setting(session.client());
+        if let Ok(true) = self.deadline.bound(by_setting).await {
+            if let Some(cause) = outcome.retry.take() {
+                self.id().emit(Event::GivingUp { cause: cause.as_str() }, outcome.failure.as_ref());
+                outcome.session_broken = false;
+            }
+        }
+    }
+
+    /// Gives the session back to its pool, unless the next attempt needs it. Hooks run without a session.
+    fn end_session(&mut self, outcome: &AttemptOutcome, hooks_wait: bool) {
+        let fate = outcome.session(self.status.is_in_transaction());
+        if fate == SessionFate::Keep && !hooks_wait {
+            return;
+        }
+        if let Some(session) = self.session.take() {
+            let commit = self.status.take_commit();
+            session::end(session, fate, commit, outcome.failure.as_ref(), self.id());
+        }
+    }
+
+    fn tell_gate(&mut self, outcome: &AttemptOutcome) {
+        let gate = self.shared.as_ref().and_then(|shared| shared.gate.as_ref());
+        let (Some(timer), Some(gate)) = (self.timer.take(), gate) else { return };
+        if outcome.is_committed() {
+            gate.committed(timer);
+        } else if outcome.retry == Some(Cause::Class(Class::Deadlock)) {
+            if let Some(time) = gate.deadlocked(timer) {
+                self.id().emit(Event::OneAtATime { time }, outcome.failure.as_ref());
+            }
+        }
+    }
+
+    fn with_queues(&mut self, change: impl FnOnce(&mut QueueGuards)) {
+        if let Some(queues) = &mut self.queues {
+            change(queues);
+        }
+    }
+
+    /// Looks up the outcome of a commit without a reply, if the function asks for that and there is a pool.
+    async fn look_up(&mut self, attempt: &mut AttemptOutcome) {
+        let (Some(Error::CommitUnknown { identity: Some(identity), .. }), Kind::Pool(pool)) =
+            (&attempt.error, &self.source)
+        else {
+            return;
+        };
+        // Boxed, because it is rare, and every call's future would have room for it.
+        let outcome = Box::pin(resolve::look_up(*pool, identity, self.deadline)).await;
+        self.id().emit(Event::CommitResolved { outcome }, None);
+        attempt.resolved(outcome);
+    }
+
+    async fn try_again(&mut self, cause: Cause, outcome: AttemptOutcome) -> Next {
+        let failure = outcome.failure.as_ref();
+        let is_stranded = outcome.session_broken && matches!(self.source, Kind::Client(..));
+        let delay = if is_stranded { None } else { self.budgets.spend(cause, &self.callsite.policy) };
+        // A call that runs alone need not sleep after a conflict: the wait for its turn is enough.
+        let alone = cause.is_conflict() && self.runs_alone();
+        let delay = if alone { delay.and(Some(Duration::ZERO)) } else { delay };
+        let Some(delay) = delay else {
+            self.id().emit(Event::GivingUp { cause: cause.as_str() }, failure);
+            return self.give_up(outcome);
+        };
+        if !self.deadline.allows(delay) {
+            return self.give_up(outcome.with_error(Error::deadline(Phase::BackOff)));
+        }
+        self.id().emit(Event::Retrying { cause: cause.as_str(), delay }, failure);
+        self.last_error = match outcome.error {
+            Some(error) => Some(Box::new(error)),
+            None => outcome.failure.as_ref().and_then(Failure::to_source),
+        };
+        if !delay.is_zero() {
+            // Other calls that wait to run alone need not wait for the end of this sleep.
+            self.with_queues(QueueGuards::leave_alone);
+            sleep(delay).await;
+        }
+        Next::Retry
+    }
+
+    /// Returns the body's result, or the error that replaces it.
+    fn give_up(&mut self, outcome: AttemptOutcome) -> Next {
+        let is_committed = outcome.is_committed();
+        let AttemptOutcome { error, failure, text, .. } = outcome;
+        let error = match error {
+            Some(Error::DeadlineExceeded { phase, source: None }) => {
+                self.id().emit(Event::DeadlineExceeded { phase }, failure.as_ref());
+                let source = failure.as_ref().and_then(Failure::to_source).or_else(|| self.last_error.take());
+                Some(Error::DeadlineExceeded { phase, source })
+            }
+            error => error,
+        };
+        match error {
+            Some(error) if error.is_unknown() => Next::Fail(error),
+            // Whatever has failed since, an earlier attempt may be committed.
+            error if self.after_unknown && !is_committed => {
+                let source = error.map(|error| Box::new(error) as _);
+                let source = source.or_else(|| failure.as_ref().and_then(Failure::to_source));
+                Next::Fail(Error::CommitUnknown { identity: None, source: source.or_else(|| text.map(Into::into)) })
+            }
+            Some(error) => Next::Fail(error),
+            None => Next::Return,
+        }
+    }
+}
+
+impl Drop for Call<'_> {
+    fn drop(&mut self) {
+        let commit = self.status.take_commit();
+        match self.session.take() {
+            Some(session) if self.status.is_in_transaction() => clean_up::hand_over(session, commit, self.id()),
+            Some(_) => {}
+            None => {
+                if let Some(commit) = commit {
+                    clean_up::wait_for_commit(commit, self.id());
+                }
+            }
+        }
+    }
+}
+
+impl std::fmt::Debug for Call<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Call")
+            .field("function", &self.callsite.name)
+            .field("attempt", &self.attempt)
+            .finish_non_exhaustive()
+    }
+}

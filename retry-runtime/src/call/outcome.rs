@@ -1,0 +1,120 @@
+//! How an attempt ended, and what follows for its session.
+
+use crate::call::retry::Cause;
+use crate::classify::{Class, Failure};
+use crate::error::{CommitOutcome, Error, Phase, PoolError};
+
+/// An attempt whose transaction has ended.
+#[derive(Debug)]
+pub struct Finished<T, E> {
+    /// What the body returned.
+    pub(crate) result: Result<T, E>,
+    pub(crate) outcome: AttemptOutcome,
+}
+
+/// What the loop needs to know of an attempt's end.
+#[derive(Debug)]
+pub struct AttemptOutcome {
+    pub(crate) commit: CommitOutcome,
+    /// Why another attempt is worth while, if it is.
+    pub(crate) retry: Option<Cause>,
+    /// Whether the session must not be used again.
+    pub(crate) session_broken: bool,
+    /// The failure that decided.
+    pub(crate) failure: Option<Failure>,
+    /// What the caller gets instead of the body's result.
+    pub(crate) error: Option<Error>,
+    /// Whether the body's error shows only the symptom of `failure`.
+    pub(crate) is_hidden: bool,
+    /// The text of the body's error, if it may be needed.
+    pub(crate) text: Option<String>,
+}
+
+impl AttemptOutcome {
+    pub(crate) fn new(commit: CommitOutcome) -> Self {
+        let (retry, failure, error, text) = (None, None, None, None);
+        Self { commit, retry, session_broken: false, failure, error, is_hidden: false, text }
+    }
+
+    /// The transaction is rolled back.
+    pub(crate) fn rolled_back(failure: Option<Failure>, retry: Option<Cause>) -> Self {
+        let session_broken = retry.is_some_and(Cause::needs_another_session);
+        Self { retry, session_broken, failure, ..Self::new(CommitOutcome::RolledBack) }
+    }
+
+    /// The transaction did not begin.
+    pub(crate) fn not_begun(error: Error, failure: Option<Failure>, retry: Option<Cause>) -> Self {
+        let ends_session = failure.as_ref().is_some_and(|failure| failure.ends_session);
+        let outcome = Self::rolled_back(failure, retry).with_error(error);
+        let session_broken = outcome.session_broken || ends_session;
+        Self { session_broken, ..outcome }
+    }
+
+    pub(crate) fn with_error(self, error: Error) -> Self {
+        Self { error: Some(error), ..self }
+    }
+
+    pub(crate) fn is_committed(&self) -> bool {
+        self.commit == CommitOutcome::Committed
+    }
+
+    /// The look-up of a commit without a reply has ended.
+    pub(crate) fn resolved(&mut self, commit: CommitOutcome) {
+        match commit {
+            CommitOutcome::Committed => self.error = None,
+            CommitOutcome::RolledBack => {
+                self.retry = Some(Cause::Class(Class::Connection));
+                self.error = Some(match self.error.take() {
+                    Some(Error::CommitUnknown { source: Some(source), .. }) => match source.downcast() {
+                        Ok(source) => Error::Postgres(*source),
+                        Err(source) => Error::Pool(PoolError::new(Class::Connection, source)),
+                    },
+                    _ => Error::deadline(Phase::Commit),
+                });
+            }
+            CommitOutcome::Unknown => return,
+        }
+        self.commit = commit;
+    }
+
+    /// What happens to the session. `in_transaction`: its transaction may still be open.
+    pub(crate) fn session(&self, in_transaction: bool) -> SessionFate {
+        match (self.session_broken, in_transaction, self.retry) {
+            (true, ..) => SessionFate::Discard,
+            (false, true, _) => SessionFate::CleanUp,
+            (false, false, Some(cause)) if cause.keeps_session() => SessionFate::Keep,
+            (false, false, _) => SessionFate::GiveBack,
+        }
+    }
+}
+
+/// What happens to a pool's session after an attempt.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum SessionFate {
+    /// The next attempt uses it.
+    Keep,
+    /// The pool gets it back.
+    GiveBack,
+    /// A background task rolls back, and then gives it back.
+    CleanUp,
+    /// It is closed.
+    Discard,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_fate_of_a_session() {
+        let rolled_back = |retry| AttemptOutcome::rolled_back(None, retry);
+        let broken = AttemptOutcome { session_broken: true, ..rolled_back(Some(Cause::LeftOpen)) };
+        assert_eq!(broken.session(true), SessionFate::Discard);
+        assert_eq!(rolled_back(None).session(true), SessionFate::CleanUp);
+        assert_eq!(rolled_back(Some(Cause::LeftOpen)).session(true), SessionFate::CleanUp);
+        assert_eq!(rolled_back(Some(Cause::LeftOpen)).session(false), SessionFate::Keep);
+        assert_eq!(rolled_back(Some(Cause::Asked)).session(false), SessionFate::GiveBack);
+        assert_eq!(rolled_back(Some(Cause::Class(Class::ReadOnly))).session(false), SessionFate::Discard);
+        assert_eq!(AttemptOutcome::new(CommitOutcome::Committed).session(false), SessionFate::GiveBack);
+    }
+}

@@ -1,0 +1,217 @@
+//! Queues of calls of one function in this process. They avoid conflicts, and are never needed for correctness.
+
+use std::collections::HashMap;
+use std::collections::hash_map::{DefaultHasher, RandomState};
+use std::hash::{BuildHasher, Hash, Hasher};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+
+use tokio::sync::{Mutex as Queue, OwnedMutexGuard as Head};
+
+/// The queues of one function and pool. Tokio's mutexes are first in, first out.
+#[derive(Debug, Default)]
+pub(crate) struct Queues {
+    /// Only queues with a call in them.
+    by_key: Mutex<HashMap<QueueKey, KeyQueue>>,
+    alone: Arc<Queue<()>>,
+}
+
+/// A queue, and how many calls are in it, including the one at its head.
+#[derive(Debug, Default)]
+struct KeyQueue {
+    queue: Arc<Queue<()>>,
+    calls: usize,
+}
+
+impl Queues {
+    fn by_key(&self) -> MutexGuard<'_, HashMap<QueueKey, KeyQueue>> {
+        self.by_key.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Tells keys apart: 128 bits from two hash functions that are random per process. A collision is too rare to matter and
+/// cannot be provoked. It would only make two calls wait for each other.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct QueueKey([u64; 2]);
+
+impl QueueKey {
+    /// Equal keys have equal hashes.
+    pub fn of<K: Key + ?Sized>(key: &K) -> Self {
+        static STATES: OnceLock<[RandomState; 2]> = OnceLock::new();
+        let states = STATES.get_or_init(|| [RandomState::new(), RandomState::new()]);
+        Self(states.each_ref().map(|state| {
+            let mut hasher = state.build_hasher();
+            key.hash_into(&mut hasher);
+            hasher.finish()
+        }))
+    }
+}
+
+/// A call's place in a queue. Its drop leaves the queue, and the last one removes it.
+#[derive(Debug)]
+struct QueueGuard {
+    queues: Arc<Queues>,
+    key: QueueKey,
+    /// `None`: not yet at the head.
+    head: Option<Head<()>>,
+}
+
+impl QueueGuard {
+    async fn wait(queues: &Arc<Queues>, key: QueueKey) -> Self {
+        let queue = {
+            let mut by_key = queues.by_key();
+            let used = by_key.entry(key).or_default();
+            used.calls += 1;
+            used.queue.clone()
+        };
+        let mut guard = Self { queues: queues.clone(), key, head: None };
+        guard.head = Some(queue.lock_owned().await);
+        guard
+    }
+}
+
+impl Drop for QueueGuard {
+    fn drop(&mut self) {
+        // First let the next call go: it counts, so the queue stays.
+        self.head = None;
+        let mut by_key = self.queues.by_key();
+        if let Some(used) = by_key.get_mut(&self.key) {
+            used.calls -= 1;
+            if used.calls == 0 {
+                by_key.remove(&self.key);
+            }
+        }
+    }
+}
+
+/// The queues of one call, and its places in them, which it keeps over its attempts.
+#[derive(Debug, Default)]
+pub(crate) struct QueueGuards {
+    keys: Vec<QueueKey>,
+    guards: Vec<QueueGuard>,
+    alone: Option<Head<()>>,
+}
+
+impl QueueGuards {
+    pub(crate) fn new(mut keys: Vec<QueueKey>) -> Self {
+        // All calls keep this order, so that no two wait for each other.
+        keys.sort_unstable();
+        keys.dedup();
+        Self { keys, ..Self::default() }
+    }
+
+    /// Waits for its turn among the calls with equal keys.
+    pub(crate) async fn wait_in_line(&mut self, queues: &Arc<Queues>) {
+        while let Some(key) = self.keys.get(self.guards.len()) {
+            let guard = QueueGuard::wait(queues, *key).await;
+            self.guards.push(guard);
+        }
+    }
+
+    /// Waits for its turn to run alone.
+    pub(crate) async fn wait_to_be_alone(&mut self, queues: &Queues) {
+        if self.alone.is_none() {
+            self.alone = Some(queues.alone.clone().lock_owned().await);
+        }
+    }
+
+    /// Whether this call has the turn to run alone.
+    pub(crate) fn is_alone(&self) -> bool {
+        self.alone.is_some()
+    }
+
+    /// Lets the other calls go ahead that wait to run alone.
+    pub(crate) fn leave_alone(&mut self) {
+        self.alone = None;
+    }
+
+    /// Lets all other calls go ahead.
+    pub(crate) fn leave(&mut self) {
+        self.alone = None;
+        self.guards.clear();
+    }
+}
+
+/// A key of `queue_by`: any type that implements [`Hash`].
+#[diagnostic::on_unimplemented(
+    message = "`queue_by` takes keys that can be hashed, and `{Self}` cannot",
+    label = "does not implement `Hash`"
+)]
+pub trait Key {
+    /// Feeds the key to a hasher.
+    fn hash_into(&self, hasher: &mut DefaultHasher);
+}
+
+#[diagnostic::do_not_recommend]
+impl<K: Hash + ?Sized> Key for K {
+    fn hash_into(&self, hasher: &mut DefaultHasher) {
+        self.hash(hasher);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::pin::{Pin, pin};
+    use std::task::{Context, Poll, Waker};
+
+    use super::*;
+
+    fn poll<F: Future>(future: Pin<&mut F>) -> Poll<F::Output> {
+        future.poll(&mut Context::from_waker(Waker::noop()))
+    }
+
+    #[test]
+    fn equal_keys_have_one_queue_and_others_their_own() {
+        assert_eq!(QueueKey::of(&7_i64), QueueKey::of(&7_i64));
+        assert_eq!(QueueKey::of("seven"), QueueKey::of(&String::from("seven")));
+        let guards = QueueGuards::new((0..100_000_i64).map(|key| QueueKey::of(&key)).collect());
+        assert_eq!(guards.keys.len(), 100_000);
+    }
+
+    #[test]
+    fn queues_are_entered_in_order_and_once() {
+        let [a, b] = [QueueKey([3, 9]), QueueKey([3, 900])];
+        assert_eq!(QueueGuards::new(vec![b, a, b]).keys, [a, b]);
+    }
+
+    #[test]
+    fn a_queue_is_gone_with_its_last_call() {
+        let queues = Arc::new(Queues::default());
+        let guards = |keys: &[i64]| QueueGuards::new(keys.iter().map(QueueKey::of).collect());
+        for key in 0..1_000 {
+            let [mut first, mut second, mut dropped] = [guards(&[key, -1]), guards(&[-1, key]), guards(&[key])];
+            assert!(poll(pin!(first.wait_in_line(&queues))).is_ready());
+            {
+                let mut second = pin!(second.wait_in_line(&queues));
+                assert!(poll(second.as_mut()).is_pending());
+                assert!(poll(pin!(dropped.wait_in_line(&queues))).is_pending());
+                assert_eq!(queues.by_key().len(), 2);
+                first.leave();
+                assert!(poll(second).is_ready());
+            }
+            assert_eq!(queues.by_key().len(), 2);
+            second.leave();
+            assert!(queues.by_key().is_empty());
+        }
+    }
+
+    #[test]
+    fn a_call_that_is_dropped_when_its_turn_comes_passes_it_on() {
+        let queues = Arc::new(Queues::default());
+        let key = QueueKey::of(&());
+        let mut first = Some(Box::pin(QueueGuard::wait(&queues, key)));
+        let Poll::Ready(head) = poll(first.as_mut().expect("it is there").as_mut()) else { panic!("it is the first") };
+        let mut waiting = [0; 3].map(|_| Some(Box::pin(QueueGuard::wait(&queues, key))));
+        for call in waiting.iter_mut().flatten() {
+            assert!(poll(call.as_mut()).is_pending());
+        }
+        waiting[1] = None;
+        drop(head);
+        // It is at the head by now, and does not know.
+        waiting[0] = None;
+        let last = waiting[2].as_mut().expect("it is there");
+        let Poll::Ready(head) = poll(last.as_mut()) else { panic!("its turn is lost") };
+        assert_eq!(queues.by_key().len(), 1);
+        drop(head);
+        assert!(queues.by_key().is_empty());
+    }
+}

@@ -1,0 +1,167 @@
+//! Retry budgets and delays: whether a failed attempt is repeated, which budget pays, and how long the call sleeps.
+
+use std::time::Duration;
+
+use crate::backoff::{self, Schedule};
+use crate::classify::{Class, Failure};
+use crate::policy::Policy;
+
+/// Why an attempt is worth repeating.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Cause {
+    /// The class of the failure says so.
+    Class(Class),
+    /// `retry_on` lists its SQLSTATE.
+    Listed,
+    /// `retry_if` says so.
+    Asked,
+    /// Only a symptom (25P02) was seen: the reply to the statement that failed was not waited for.
+    Unseen,
+    /// A cancel request that was meant for another statement hit BEGIN.
+    BeginCanceled,
+    /// BEGIN found a transaction that other code had left open, which is rolled back now.
+    LeftOpen,
+}
+
+impl Cause {
+    /// Why `failure` is worth another attempt, if it is.
+    pub(crate) fn of(failure: &Failure, policy: &Policy) -> Option<Self> {
+        match failure.class {
+            Class::ReadOnly if policy.read_only && failure.is_refused_write() => None,
+            Class::CommitUnknown => None,
+            Class::Fatal => failure.code().filter(|code| policy.retry_on.contains(code)).map(|_| Self::Listed),
+            class => Some(Self::Class(class)),
+        }
+    }
+
+    /// Whether a concurrent transaction was in the way, as far as is known.
+    pub(crate) fn is_conflict(self) -> bool {
+        match self {
+            Self::Class(class) => class.is_conflict(),
+            Self::Asked => true,
+            _ => false,
+        }
+    }
+
+    /// Whether the next attempt cannot use the session: it has ended, or its server is read-only.
+    pub(crate) fn needs_another_session(self) -> bool {
+        matches!(self, Self::Class(Class::Connection | Class::ReadOnly))
+    }
+
+    pub(crate) fn is_read_only(self) -> bool {
+        self == Self::Class(Class::ReadOnly)
+    }
+
+    pub(crate) fn is_stale_plan(self) -> bool {
+        self == Self::Class(Class::StalePlan)
+    }
+
+    /// Whether the next attempt needs this very session, whose fault is corrected now.
+    pub(crate) fn keeps_session(self) -> bool {
+        self.is_stale_plan() || self == Self::LeftOpen
+    }
+
+    fn schedule(self) -> Schedule {
+        match self {
+            Self::Class(Class::Connection | Class::Capacity | Class::ReadOnly) => Schedule::Transient,
+            _ => Schedule::Conflict,
+        }
+    }
+
+    pub(crate) fn as_str(self) -> &'static str {
+        match self {
+            Self::Class(class) => class.as_str(),
+            Self::Listed => "retry_on",
+            Self::Asked => "retry_if",
+            Self::Unseen => "unseen",
+            Self::BeginCanceled => "begin_canceled",
+            Self::LeftOpen => "left_open",
+        }
+    }
+}
+
+/// The retries that a call has used.
+#[derive(Debug, Default)]
+pub(crate) struct Budgets {
+    retries: u32,
+    deadlock_retries: u32,
+    replanned: bool,
+    reopened: bool,
+    /// Whether a retry was because of a read-only connection.
+    read_only: bool,
+}
+
+impl Budgets {
+    /// Spends one retry on `cause` and returns how long to sleep before it. `None`: the budget is spent.
+    pub(crate) fn spend(&mut self, cause: Cause, policy: &Policy) -> Option<Duration> {
+        let (spent, budget) = match cause {
+            Cause::Class(Class::StalePlan) => return once(&mut self.replanned),
+            Cause::LeftOpen => return once(&mut self.reopened),
+            _ if cause.is_conflict() => (&mut self.deadlock_retries, policy.deadlock_retries()),
+            _ => (&mut self.retries, policy.retries),
+        };
+        if *spent >= budget {
+            return None;
+        }
+        *spent += 1;
+        self.read_only |= cause.is_read_only();
+        Some(backoff::delay(policy, cause.schedule(), *spent, budget, &mut rand::rng()))
+    }
+
+    /// Whether the call was retried because of a read-only connection.
+    pub(crate) fn has_met_read_only(&self) -> bool {
+        self.read_only
+    }
+
+    /// How many retries were because of conflicts.
+    pub(crate) fn conflicts(&self) -> u32 {
+        self.deadlock_retries
+    }
+}
+
+/// A retry outside the budgets, without a delay.
+fn once(spent: &mut bool) -> Option<Duration> {
+    (!std::mem::replace(spent, true)).then_some(Duration::ZERO)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::policy::Jitter;
+
+    const POLICY: Policy = Policy { retries: 2, deadlock_retries: Some(3), jitter: Jitter::None, ..Policy::DEFAULT };
+
+    fn millis(budgets: &mut Budgets, cause: Cause) -> Option<u128> {
+        budgets.spend(cause, &POLICY).map(|delay| delay.as_millis())
+    }
+
+    #[test]
+    fn budgets_are_counted_apart_and_each_follows_its_schedule() {
+        let mut budgets = Budgets::default();
+        assert_eq!(millis(&mut budgets, Cause::Class(Class::Deadlock)), Some(1));
+        assert_eq!(millis(&mut budgets, Cause::Class(Class::Connection)), Some(20));
+        assert_eq!(millis(&mut budgets, Cause::Class(Class::Serialization)), Some(7));
+        assert_eq!(millis(&mut budgets, Cause::Asked), Some(50));
+        assert_eq!(millis(&mut budgets, Cause::Class(Class::Lock)), None);
+        assert_eq!(millis(&mut budgets, Cause::Class(Class::Capacity)), Some(1_000));
+        assert_eq!(millis(&mut budgets, Cause::Class(Class::ReadOnly)), None);
+        assert_eq!(millis(&mut budgets, Cause::Listed), None);
+        assert_eq!(millis(&mut budgets, Cause::Unseen), None);
+    }
+
+    #[test]
+    fn listed_and_unseen_failures_wait_as_conflicts_do() {
+        let mut budgets = Budgets::default();
+        assert_eq!(millis(&mut budgets, Cause::Listed), Some(1));
+        assert_eq!(millis(&mut budgets, Cause::Unseen), Some(50));
+        assert_eq!(millis(&mut budgets, Cause::Listed), None);
+    }
+
+    #[test]
+    fn a_stale_plan_is_retried_once_outside_the_budgets() {
+        let mut budgets = Budgets::default();
+        assert_eq!(millis(&mut budgets, Cause::Class(Class::StalePlan)), Some(0));
+        assert_eq!(millis(&mut budgets, Cause::Class(Class::StalePlan)), None);
+        assert_eq!(millis(&mut budgets, Cause::Class(Class::Connection)), Some(20));
+    }
+}

@@ -1,0 +1,76 @@
+//! The table that the runtime needs in the database, in a schema of its own.
+
+use crate::driver::{self, Client, DriverError};
+
+/// The SQL of [`install`], for your own migrations. It creates the schema `transactional` and its table `commits`, which
+/// `unknown_commit = "token"` needs. If both exist, it changes nothing.
+///
+/// ```
+/// println!("-- migrations/0007_transactional.sql\n{}", retry_runtime::INSTALL_SQL);
+/// ```
+pub const INSTALL_SQL: &str = "\
+CREATE SCHEMA IF NOT EXISTS transactional;
+CREATE TABLE IF NOT EXISTS transactional.commits (
+    token pg_catalog.uuid PRIMARY KEY,
+    committed boolean NOT NULL DEFAULT true,
+    at timestamp with time zone NOT NULL DEFAULT current_timestamp
+);
+";
+
+/// Creates the schema `transactional` and its table `commits`, unless they exist. `unknown_commit = "token"` needs them,
+/// once in each database. [`INSTALL_SQL`] does the same in a migration.
+///
+/// Every process may call it when it starts, also at the same time. If the table exists, the role needs no privilege to
+/// create anything.
+///
+/// ```
+/// async fn start(client: &tokio_postgres::Client) -> Result<(), tokio_postgres::Error> {
+///     retry_runtime::install(client).await
+/// }
+/// ```
+///
+/// A role that calls such functions needs `USAGE` on the schema, and `SELECT` and `INSERT` on the table. Without them,
+/// or without the table, a call fails in `COMMIT` with the server's error, and is rolled back. Delete rows that are older
+/// than your longest call:
+///
+/// ```sql
+/// GRANT USAGE ON SCHEMA transactional TO app;
+/// GRANT SELECT, INSERT ON transactional.commits TO app;
+/// DELETE FROM transactional.commits WHERE at < now() - interval '1 day';
+/// ```
+///
+/// # Errors
+/// Those of the database: a missing privilege, for example.
+///
+/// # Cancel safety
+/// The future may be dropped at any time. Then everything is created, or nothing.
+pub async fn install(client: &Client) -> Result<(), DriverError> {
+    // Even with `IF NOT EXISTS`, the server asks for the privilege to create.
+    let sql = match find(client).await? {
+        Found::Table => return Ok(()),
+        Found::Schema => INSTALL_SQL.split_once(';').map_or(INSTALL_SQL, |(_, table)| table),
+        Found::Nothing => INSTALL_SQL,
+    };
+    match driver::run(client, sql).await {
+        // `IF NOT EXISTS` does not see what another session is creating at the same time, and then fails.
+        Err(error) if !matches!(find(client).await, Ok(Found::Table)) => Err(error),
+        _ => Ok(()),
+    }
+}
+
+enum Found {
+    Nothing,
+    Schema,
+    Table,
+}
+
+async fn find(client: &Client) -> Result<Found, DriverError> {
+    let sql = "SELECT pg_catalog.to_regnamespace('transactional'), pg_catalog.to_regclass('transactional.commits')";
+    let row = driver::ask(client, sql).await?;
+    let exists = |index| row.as_ref().and_then(|row| row.get(index)).is_some();
+    Ok(match (exists(0), exists(1)) {
+        (_, true) => Found::Table,
+        (true, false) => Found::Schema,
+        (false, false) => Found::Nothing,
+    })
+}

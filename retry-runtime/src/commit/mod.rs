@@ -1,0 +1,7 @@
+//! What became of a commit: how a transaction is identified, and how its outcome is looked up.
+
+pub(crate) mod identify;
+mod install;
+pub(crate) mod resolve;
+
+pub use self::install::{INSTALL_SQL, install};

@@ -1,0 +1,16 @@
+//! Where connections come from: the traits of pools and sessions, the pools that the features name, and the clean-up
+//! of sessions.
+
+#[cfg(feature = "bb8")]
+mod bb8;
+mod cancel;
+pub(crate) mod clean_up;
+#[cfg(feature = "deadpool")]
+mod deadpool;
+mod reconnect;
+mod session;
+
+pub use self::cancel::{CancelStream, WithCancel};
+pub use self::reconnect::Reconnect;
+pub(crate) use self::session::Connection;
+pub use self::session::{BoxFuture, Pool, Session};

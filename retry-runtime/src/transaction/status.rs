@@ -1,0 +1,414 @@
+//! What one attempt has seen: its first failure, statements without a reply, and hooks to run at its end.
+//!
+//! Plain data ([`Status`]) behind one lock ([`AttemptStatus`]).
+
+use std::future::poll_fn;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll};
+
+use crate::classify::Failure;
+use crate::driver::{self, DriverError, Reply, Row};
+use crate::transaction::begin_reply::BeginReply;
+use crate::transaction::hooks::Hooks;
+
+/// Shared by an attempt's transaction and its savepoints.
+#[derive(Debug, Default)]
+pub(crate) struct AttemptStatus(Mutex<Status>);
+
+#[derive(Debug, Default)]
+struct Status {
+    /// Statements sent so far. The first is number 0.
+    sent: u32,
+    /// How many of them have neither ended nor been given up.
+    open: u32,
+    /// If a failure may have gone unseen: the number of the first statement sent after that. When that statement or a
+    /// later one succeeds, nothing had failed.
+    unproven_since: Option<u32>,
+    /// Whether the body may have ended the transaction: a statement may have been `COMMIT` or `ROLLBACK`, or the body has
+    /// used the driver's client, whose statements are not watched.
+    may_have_ended: bool,
+    /// From before BEGIN is sent until COMMIT or ROLLBACK is acknowledged.
+    in_transaction: bool,
+    /// Whether the deadline has cut the body off.
+    expired: bool,
+    begin: BeginReply,
+    seen: SavepointMark,
+    hooks: Hooks,
+    /// The reply to COMMIT, while it is waited for.
+    commit: Option<Reply>,
+}
+
+/// What a rollback to a savepoint restores.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct SavepointMark {
+    failure: Option<Recorded>,
+    /// The first statement whose reply was not waited for.
+    unanswered: Option<u32>,
+    /// How many hooks there were.
+    hooks: usize,
+}
+
+#[derive(Clone, Debug)]
+struct Recorded {
+    statement: u32,
+    failure: Failure,
+}
+
+impl AttemptStatus {
+    /// Notes that a statement leaves. The guard must be told how it ended.
+    pub(crate) fn send(&self, blind_spots: BlindSpots) -> StatementGuard<'_> {
+        StatementGuard { status: self, statement: self.lock().send(), open: true, blind_spots }
+    }
+
+    /// Like [`AttemptStatus::send`], once the statement may leave. The first one need not wait for the reply to BEGIN.
+    pub(crate) fn poll_send(&self, cx: &Context<'_>, blind_spots: BlindSpots) -> Poll<StatementGuard<'_>> {
+        let mut status = self.lock();
+        if status.begin.is_pending() && status.sent > 0 {
+            status.begin.wait(cx);
+            return Poll::Pending;
+        }
+        Poll::Ready(StatementGuard { status: self, statement: status.send(), open: true, blind_spots })
+    }
+
+    /// Whether every statement was seen to succeed: the transaction is open and not aborted, so COMMIT commits it.
+    pub(crate) fn all_is_well(&self) -> bool {
+        self.lock().all_is_well()
+    }
+
+    /// Notes that the body uses the driver's own client.
+    pub(crate) fn use_raw_client(&self) {
+        self.lock().may_have_ended = true;
+    }
+
+    /// Records a failure found outside of the watched statements.
+    pub(crate) fn record(&self, failure: Failure) {
+        let mut status = self.lock();
+        let statement = status.sent;
+        status.seen.record(Recorded { statement, failure });
+    }
+
+    /// The failure that decides: the first, unless a later one was a conflict, or the first was only a symptom.
+    pub(crate) fn failure(&self) -> Option<Failure> {
+        self.lock().seen.failure.as_ref().map(|recorded| recorded.failure.clone())
+    }
+
+    /// Whether only a symptom (25P02) was seen, after a statement whose reply was not waited for. The failure of that
+    /// statement is the cause.
+    pub(crate) fn cause_unseen(&self) -> bool {
+        self.lock().seen.cause_unseen()
+    }
+
+    /// What to restore with [`AttemptStatus::roll_back_to`].
+    pub(crate) fn mark(&self) -> SavepointMark {
+        self.lock().mark()
+    }
+
+    /// Forgets what happened since the mark, unless it was, or may have been, a conflict: that ends the whole attempt.
+    pub(crate) fn roll_back_to(&self, mark: SavepointMark) {
+        let undone = self.lock().roll_back_to(mark);
+        // Not under the lock: a hook's own drop may do anything.
+        drop(undone);
+    }
+
+    pub(crate) fn with_hooks<T>(&self, with: impl FnOnce(&mut Hooks) -> T) -> T {
+        with(&mut self.lock().hooks)
+    }
+
+    pub(crate) fn set_in_transaction(&self, in_transaction: bool) {
+        self.lock().in_transaction = in_transaction;
+    }
+
+    pub(crate) fn is_in_transaction(&self) -> bool {
+        self.lock().in_transaction
+    }
+
+    pub(crate) fn expire(&self) {
+        self.lock().expired = true;
+    }
+
+    pub(crate) fn has_expired(&self) -> bool {
+        self.lock().expired
+    }
+
+    /// BEGIN was sent.
+    pub(crate) fn begin_sent(&self, reply: Reply) {
+        self.lock().begin = BeginReply::sent(reply);
+    }
+
+    /// Whether BEGIN has no reply yet, or has failed.
+    pub(crate) fn is_begin_pending(&self) -> bool {
+        self.lock().begin.is_pending()
+    }
+
+    /// Reads the reply to BEGIN and wakes the statements that wait for it. `false`: BEGIN has failed.
+    pub(crate) fn poll_begin(&self, cx: &mut Context<'_>) -> Poll<bool> {
+        let mut status = self.lock();
+        let poll = status.begin.poll(cx);
+        let woken = status.begin.take_woken();
+        drop(status);
+        woken.into_iter().for_each(std::task::Waker::wake);
+        poll
+    }
+
+    /// Why BEGIN has failed.
+    pub(crate) fn take_begin_error(&self) -> Option<DriverError> {
+        self.lock().begin.error.take()
+    }
+
+    /// The row in the reply to BEGIN: the transaction's identity, if that was asked for.
+    pub(crate) fn take_begin_row(&self) -> Option<Row> {
+        self.lock().begin.row.take()
+    }
+
+    /// Waits for the reply to COMMIT, and counts the statements of its message that succeeded. If the future is dropped,
+    /// the reply stays here.
+    pub(crate) async fn commit(&self, reply: Reply) -> (Result<(), DriverError>, u32) {
+        self.lock().commit = Some(reply);
+        let end = poll_fn(|cx| match &mut self.lock().commit {
+            Some(reply) => reply.poll_end(cx),
+            None => unreachable!("put there above, and taken below"),
+        })
+        .await;
+        (end, self.take_commit().map_or(0, |reply| reply.completed()))
+    }
+
+    /// The reply to COMMIT, if its wait was dropped.
+    pub(crate) fn take_commit(&self) -> Option<Reply> {
+        self.lock().commit.take()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Status> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Status {
+    fn send(&mut self) -> u32 {
+        self.sent += 1;
+        self.open += 1;
+        self.sent - 1
+    }
+
+    fn all_is_well(&self) -> bool {
+        self.open == 0 && self.unproven_since.is_none() && !self.may_have_ended && self.seen.failure.is_none()
+    }
+
+    /// A failure may have gone unseen.
+    fn doubt(&mut self) {
+        self.unproven_since = Some(self.sent);
+    }
+
+    /// A statement has succeeded that could not have in an aborted transaction.
+    fn prove(&mut self, statement: u32) {
+        if self.unproven_since.is_some_and(|since| since <= statement) {
+            self.unproven_since = None;
+        }
+    }
+
+    fn mark(&self) -> SavepointMark {
+        SavepointMark { hooks: self.hooks.len(), ..self.seen.clone() }
+    }
+
+    fn roll_back_to(&mut self, mark: SavepointMark) -> Hooks {
+        let undone = self.hooks.roll_back_to(mark.hooks);
+        let is_final = |recorded: &Recorded| recorded.failure.class.is_conflict() || recorded.failure.ends_session;
+        if !self.seen.failure.as_ref().is_some_and(is_final) && !self.seen.cause_unseen() {
+            self.seen = mark;
+        }
+        undone
+    }
+}
+
+impl SavepointMark {
+    fn cause_unseen(&self) -> bool {
+        match (&self.failure, self.unanswered) {
+            (Some(recorded), Some(unanswered)) => recorded.failure.is_symptom() && unanswered <= recorded.statement,
+            _ => false,
+        }
+    }
+
+    fn leave_unanswered(&mut self, statement: u32) {
+        let first = self.unanswered.map_or(statement, |first| first.min(statement));
+        self.unanswered = Some(first);
+    }
+
+    fn record(&mut self, new: Recorded) {
+        let replaces = match &self.failure {
+            None => true,
+            Some(old) if old.failure.class.is_conflict() => false,
+            Some(old) => new.failure.class.is_conflict() || (old.failure.is_symptom() && !new.failure.is_symptom()),
+        };
+        if replaces {
+            self.failure = Some(new);
+        }
+    }
+}
+
+/// What the driver does not show of a statement.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct BlindSpots {
+    /// It stops reading before the end of the reply.
+    pub(crate) end: bool,
+    /// It looks up unknown types of the columns after it has sent the statement. A failure of the statement then shows
+    /// only as the symptom (25P02) of the look-up, and a failure of the look-up may not show at all.
+    pub(crate) types: bool,
+    /// It does not tell `COMMIT` and `ROLLBACK` from other statements that have no parameters and return nothing.
+    pub(crate) command: bool,
+}
+
+/// A statement on its way. If dropped before the reply, it marks the transaction's status as unproven.
+#[derive(Debug)]
+pub(crate) struct StatementGuard<'a> {
+    status: &'a AttemptStatus,
+    statement: u32,
+    open: bool,
+    blind_spots: BlindSpots,
+}
+
+impl StatementGuard<'_> {
+    /// The statement has ended. A second call only records.
+    pub(crate) fn answered(&mut self, error: Option<&DriverError>) {
+        let mut status = self.status.lock();
+        let Some(error) = error else {
+            if !self.blind_spots.end {
+                close(&mut self.open, &mut status);
+            }
+            if self.blind_spots.types {
+                status.doubt();
+            }
+            return;
+        };
+        let failure = driver::failure_of(error);
+        // The driver's own complaints (a wrong number of rows or parameters) do not concern the transaction. But the
+        // driver stops reading then, so the statement stays without its reply.
+        if failure.report.is_some() || failure.ends_session {
+            close(&mut self.open, &mut status);
+            if self.blind_spots.types && failure.is_symptom() {
+                status.seen.leave_unanswered(self.statement);
+            }
+            status.seen.record(Recorded { statement: self.statement, failure });
+        }
+    }
+
+    /// The statement returned no rows and changed none: it may have ended the transaction.
+    pub(crate) fn gave_nothing(&self) {
+        if self.blind_spots.command {
+            self.status.lock().may_have_ended = true;
+        }
+    }
+
+    /// The statement has succeeded, by the extended protocol. In an aborted transaction it could not have, so whatever
+    /// was unproven when it was sent had succeeded too.
+    pub(crate) fn proves_all_before(&mut self) {
+        let mut status = self.status.lock();
+        close(&mut self.open, &mut status);
+        status.prove(self.statement);
+        if self.blind_spots.types {
+            status.doubt();
+        }
+    }
+
+    /// A statement was prepared: `at_once` if it came from a cache and nothing was sent. Otherwise the driver may have
+    /// looked up its types, and it does not read those replies to their ends.
+    pub(crate) fn prepared(&mut self, at_once: bool) {
+        let mut status = self.status.lock();
+        close(&mut self.open, &mut status);
+        if at_once {
+            status.sent -= 1;
+        } else {
+            status.doubt();
+        }
+    }
+}
+
+fn close(open: &mut bool, status: &mut Status) {
+    if std::mem::take(open) {
+        status.open -= 1;
+    }
+}
+
+impl Drop for StatementGuard<'_> {
+    fn drop(&mut self) {
+        if self.open {
+            self.gave_nothing();
+            let mut status = self.status.lock();
+            close(&mut self.open, &mut status);
+            status.doubt();
+            status.seen.leave_unanswered(self.statement);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::classify::Class;
+
+    fn conflict() -> Failure {
+        Failure::of_statement(Class::Deadlock)
+    }
+
+    fn other() -> Failure {
+        Failure::of_statement(Class::Fatal)
+    }
+
+    fn class(status: &AttemptStatus) -> Option<Class> {
+        status.failure().map(|failure| failure.class)
+    }
+
+    #[test]
+    fn a_doubt_lasts_until_a_statement_sent_later_succeeds() {
+        let status = AttemptStatus::default();
+        let mut earlier = status.send(BlindSpots::default());
+        drop(status.send(BlindSpots::default()));
+        earlier.proves_all_before();
+        assert!(!status.all_is_well(), "it was sent before the doubt");
+        let mut later = status.send(BlindSpots::default());
+        assert!(!status.all_is_well(), "it has not ended");
+        later.proves_all_before();
+        drop(later);
+        assert!(status.all_is_well());
+    }
+
+    #[test]
+    fn a_statement_that_may_have_been_commit_cannot_be_proved_harmless() {
+        let status = AttemptStatus::default();
+        status.send(BlindSpots { command: true, ..BlindSpots::default() }).gave_nothing();
+        status.send(BlindSpots::default()).proves_all_before();
+        assert!(!status.all_is_well());
+    }
+
+    #[test]
+    fn a_cached_statement_was_not_sent() {
+        let status = AttemptStatus::default();
+        status.send(BlindSpots::default()).prepared(true);
+        assert!(status.all_is_well());
+        assert_eq!(status.lock().sent, 0);
+        status.send(BlindSpots::default()).prepared(false);
+        assert!(!status.all_is_well(), "the driver may have looked up types");
+    }
+
+    #[test]
+    fn the_first_failure_decides_unless_a_later_one_is_a_conflict() {
+        let status = AttemptStatus::default();
+        status.record(Failure::of_statement(Class::StalePlan));
+        status.record(other());
+        assert_eq!(class(&status), Some(Class::StalePlan));
+        status.record(conflict());
+        status.record(Failure::of_statement(Class::Serialization));
+        assert_eq!(class(&status), Some(Class::Deadlock));
+    }
+
+    #[test]
+    fn a_savepoint_forgives_a_failure_but_no_conflict() {
+        let status = AttemptStatus::default();
+        let mark = status.mark();
+        status.record(other());
+        status.roll_back_to(mark);
+        assert_eq!(class(&status), None);
+        let mark = status.mark();
+        status.record(conflict());
+        status.roll_back_to(mark);
+        assert_eq!(class(&status), Some(Class::Deadlock));
+    }
+}
