@@ -2,18 +2,14 @@
 
 use std::error::Error as StdError;
 use std::fmt::Display;
-use std::ops::ControlFlow;
 
 pub use crate::__body_error as body_error;
 pub use crate::call::Call;
-use crate::call::body::{Body, Scope};
-pub use crate::call::body::{FromError, Outcome};
+pub use crate::call::body::{FromError, Outcome, Scope};
 pub use crate::call::callsite::Callsite;
 pub use crate::call::finish::BodyError;
-use crate::call::outcome::{AttemptOutcome, Finished};
 pub use crate::call::queue::{Key, QueueKey};
 pub use crate::call::source::Source;
-use crate::error::Error;
 pub use crate::policy::{Begin, Damping, Isolation, Jitter, Policy, UnknownCommit};
 use crate::transaction::Transaction;
 
@@ -44,25 +40,6 @@ impl<'t, 'a> Lend<'t, 'a> for &'t mut Transaction<'a> {
 /// Coerces the transaction to exactly the declared type, never through `Deref`.
 pub fn lend<'t, 'a, T: Lend<'t, 'a>>(tx: &'t mut Transaction<'a>) -> T {
     T::lend(tx)
-}
-
-/// For functions whose error is a type parameter: rustc then suggests the bound that is to be written, `From<Error>`.
-impl Call<'_> {
-    /// [`Call::next`] with another bound.
-    pub fn next_from<T, E: From<Error>>(
-        &mut self,
-        attempt: Result<Finished<T, E>, AttemptOutcome>,
-    ) -> impl Future<Output = ControlFlow<Result<T, E>>> {
-        self.next(attempt)
-    }
-}
-
-impl<'a> Scope<'a> {
-    /// [`Scope::body`] with another bound.
-    #[must_use]
-    pub fn body_from<O: Outcome<Err: From<Error>>, F: Future<Output = O>>(self, body: F) -> Body<'a, F> {
-        self.body(body)
-    }
 }
 
 /// The body's error, to be read. How it is read depends on its type: method resolution takes the first of the four

@@ -1,5 +1,6 @@
 //! The runtime's errors, and the types that they carry.
 
+mod cause;
 mod identity;
 
 use std::error::Error as StdError;
@@ -9,10 +10,12 @@ use tokio_postgres::error::DbError;
 
 use crate::classify::Class;
 
+pub use self::cause::Cause;
 pub use self::identity::{Identity, ParseIdentityError};
 pub(crate) use self::identity::{Incarnation, Key, Token, Transaction};
 
-type Source = Box<dyn StdError + Send + Sync>;
+/// Any error.
+pub(crate) type AnyError = Box<dyn StdError + Send + Sync>;
 
 /// Why a call failed, if the reason is not the body's own error.
 ///
@@ -20,10 +23,10 @@ type Source = Box<dyn StdError + Send + Sync>;
 /// `From<retry_runtime::Error>`.
 ///
 /// # Text and source
-/// The text ([`Display`](fmt::Display)) is one line. It ends with the text of the cause, so a log that prints only the
-/// error says what happened. [`source`](StdError::source) continues below that cause: a report that prints the whole
-/// chain (`{:#}` of anyhow) says nothing twice. To look at the cause itself, match on the variant, or call
-/// [`as_db_error`](Self::as_db_error) or [`class`](Self::class).
+/// The text ([`Display`](fmt::Display)) ends with the text of the cause, so a log that prints only the error says what
+/// happened. [`source`](StdError::source) returns that [`Cause`], whose own text is only the SQLSTATE: a report of the whole
+/// chain (`{:#}` of anyhow) says nothing twice. [`as_db_error`](Self::as_db_error) and [`class`](Self::class) answer the
+/// most common questions.
 ///
 /// ```
 /// use retry_runtime::{Class, Error};
@@ -42,7 +45,7 @@ type Source = Box<dyn StdError + Send + Sync>;
 #[non_exhaustive]
 pub enum Error {
     /// The server or the connection failed, at `BEGIN` or in reply to `COMMIT`. The transaction is rolled back.
-    Postgres(tokio_postgres::Error),
+    Postgres(Cause<tokio_postgres::Error>),
     /// The pool gave no connection.
     Pool(PoolError),
     /// A statement of the body had failed, so the server had aborted the transaction. The body returned `Ok` all the
@@ -50,7 +53,7 @@ pub enum Error {
     #[non_exhaustive]
     Aborted {
         /// The first failure in the transaction, if the runtime saw it.
-        source: Option<Box<DbError>>,
+        source: Option<Cause<Box<DbError>>>,
     },
     /// The body ended the transaction itself, with `COMMIT`, `ROLLBACK` or `PREPARE TRANSACTION`. If it committed, what
     /// it wrote until then is committed. What it wrote afterwards is committed too, statement by statement.
@@ -62,7 +65,7 @@ pub enum Error {
         identity: Option<Box<Identity>>,
         /// The error received instead of a reply, or the failure of a later attempt. `None` if the deadline passed
         /// first.
-        source: Option<Source>,
+        source: Option<Cause<AnyError>>,
     },
     /// The call's `deadline` has passed, or the next retry would have slept past it. Nothing is committed.
     #[non_exhaustive]
@@ -70,11 +73,11 @@ pub enum Error {
         /// What the call was doing.
         phase: Phase,
         /// The last failure before, if there was one.
-        source: Option<Source>,
+        source: Option<Cause<AnyError>>,
     },
     /// The server cannot identify a transaction, which `unknown_commit = "resolve"` needs. It is not PostgreSQL, or
     /// older than 13, or the role may not ask. The body has not run.
-    ResolveUnsupported(tokio_postgres::Error),
+    ResolveUnsupported(Cause<tokio_postgres::Error>),
     /// A call was made inside another call's body, on the same pool. It would run in a transaction of its own, beside
     /// the one around it. Pass `&mut *tx` to nest it, or declare the inner function `independent`. No SQL was sent.
     #[non_exhaustive]
@@ -109,22 +112,22 @@ pub enum Error {
 #[derive(Debug)]
 pub struct PoolError {
     pub(crate) class: Class,
-    pub(crate) source: Source,
+    pub(crate) source: Cause<AnyError>,
 }
 
 impl PoolError {
     /// A failure of this class.
-    pub fn new(class: Class, source: impl Into<Source>) -> Self {
-        Self { class, source: source.into() }
+    pub fn new(class: Class, source: impl Into<AnyError>) -> Self {
+        Self { class, source: Cause::from(source.into()) }
     }
 
     /// No connection was free in time: [`Class::Capacity`], retried on `retries`.
-    pub fn timeout(source: impl Into<Source>) -> Self {
+    pub fn timeout(source: impl Into<AnyError>) -> Self {
         Self::new(Class::Capacity, source)
     }
 
     /// The pool is closed, or not usable for another reason: [`Class::Fatal`], not retried.
-    pub fn closed(source: impl Into<Source>) -> Self {
+    pub fn closed(source: impl Into<AnyError>) -> Self {
         Self::new(Class::Fatal, source)
     }
 
@@ -134,11 +137,10 @@ impl PoolError {
         self.class
     }
 
-    /// The pool's own error, or that of tokio-postgres. The text of this error is its text, and
-    /// [`source`](StdError::source) continues below it.
+    /// The pool's own error, or that of tokio-postgres. The text of this error is its text.
     #[must_use]
     pub fn get_ref(&self) -> &(dyn StdError + Send + Sync + 'static) {
-        &*self.source
+        &**self.source
     }
 }
 
@@ -228,9 +230,15 @@ impl Error {
         Self::DeadlineExceeded { phase, source: None }
     }
 
+    /// The transaction may be committed.
+    pub(crate) fn commit_unknown(identity: Option<Box<Identity>>, source: Option<AnyError>) -> Self {
+        Self::CommitUnknown { identity, source: source.map(Cause::from) }
+    }
+
     /// The body went on in an aborted transaction. `source`: the server's error that aborted it.
-    pub(crate) fn aborted(source: Option<Source>) -> Self {
-        Self::Aborted { source: source.and_then(|source| source.downcast().ok()) }
+    pub(crate) fn aborted(source: Option<AnyError>) -> Self {
+        let db = source.and_then(|source| source.downcast::<DbError>().ok());
+        Self::Aborted { source: db.map(Cause::from) }
     }
 
     /// Whether the transaction may be committed: [`Error::CommitUnknown`]. After every other error it is not, except
@@ -243,45 +251,23 @@ impl Error {
     /// The server's error behind this one, if the server sent one.
     #[must_use]
     pub fn as_db_error(&self) -> Option<&DbError> {
-        let mut next = self.cause();
-        while let Some(error) = next {
-            if let Some(db) = error.downcast_ref::<DbError>() {
-                return Some(db);
-            }
-            if let Some(error) = error.downcast_ref::<Self>() {
-                return error.as_db_error();
-            }
-            next = error.source();
-        }
-        None
-    }
-
-    /// The error that the text of this one ends with.
-    pub(crate) fn cause(&self) -> Option<&(dyn StdError + 'static)> {
         match self {
-            Self::Postgres(error) | Self::ResolveUnsupported(error) => Some(message_of(error)),
-            Self::Pool(error) => Some(error),
-            Self::Aborted { source } => source.as_deref().map(|source| source as _),
+            Self::Postgres(cause) | Self::ResolveUnsupported(cause) => cause.as_db_error(),
+            Self::Pool(error) => error.source.as_db_error(),
+            Self::Aborted { source } => source.as_ref().map(|db| &***db),
             Self::CommitUnknown { source, .. } | Self::DeadlineExceeded { source, .. } => {
-                source.as_deref().map(|source| message_of(source))
+                source.as_ref()?.as_db_error()
             }
             Self::EndedByBody | Self::NotNested { .. } | Self::NestedIsolation { .. } => None,
         }
     }
 }
 
-/// The error that has a message: the driver's text for an error of the server is only "db error".
-fn message_of<'e>(error: &'e (dyn StdError + 'static)) -> &'e (dyn StdError + 'static) {
-    match error.downcast_ref::<tokio_postgres::Error>().and_then(tokio_postgres::Error::as_db_error) {
-        Some(db) => db,
-        None => error,
-    }
-}
-
 impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Postgres(_) => f.write_str("the database reported an error"),
+            Self::Postgres(cause) if cause.as_db_error().is_some() => f.write_str("the database reported an error"),
+            Self::Postgres(_) => f.write_str("the connection failed"),
             Self::Pool(_) => f.write_str("could not get a connection from the pool"),
             Self::Aborted { .. } => f.write_str("a statement failed, so the transaction was rolled back"),
             Self::EndedByBody => f.write_str("the body ended the transaction itself, with COMMIT or ROLLBACK"),
@@ -299,34 +285,57 @@ impl fmt::Display for Error {
                 write!(f, "`{inner}` needs a stronger isolation level than `{outer}`, which began the transaction")
             }
         }?;
-        match self.cause() {
-            Some(cause) => write!(f, ": {cause}"),
+        match self.message() {
+            Some(message) => write!(f, ": {message}"),
             None => Ok(()),
+        }
+    }
+}
+
+impl Error {
+    /// The error that the text ends with.
+    fn message(&self) -> Option<&(dyn StdError + 'static)> {
+        match self {
+            Self::Postgres(cause) | Self::ResolveUnsupported(cause) => Some(cause.message()),
+            Self::Pool(error) => Some(error.source.message()),
+            Self::Aborted { source } => source.as_ref().map(Cause::message),
+            Self::CommitUnknown { source, .. } | Self::DeadlineExceeded { source, .. } => {
+                source.as_ref().map(Cause::message)
+            }
+            Self::EndedByBody | Self::NotNested { .. } | Self::NestedIsolation { .. } => None,
         }
     }
 }
 
 impl StdError for Error {
     fn source(&self) -> Option<&(dyn StdError + 'static)> {
-        self.cause()?.source()
+        match self {
+            Self::Postgres(cause) | Self::ResolveUnsupported(cause) => Some(cause),
+            Self::Pool(error) => error.source(),
+            Self::Aborted { source } => source.as_ref().map(|cause| cause as _),
+            Self::CommitUnknown { source, .. } | Self::DeadlineExceeded { source, .. } => {
+                source.as_ref().map(|cause| cause as _)
+            }
+            Self::EndedByBody | Self::NotNested { .. } | Self::NestedIsolation { .. } => None,
+        }
     }
 }
 
 impl fmt::Display for PoolError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}", message_of(&*self.source))
+        write!(f, "{}", self.source.message())
     }
 }
 
 impl StdError for PoolError {
     fn source(&self) -> Option<&(dyn StdError + 'static)> {
-        message_of(&*self.source).source()
+        Some(&self.source)
     }
 }
 
 impl From<tokio_postgres::Error> for Error {
     fn from(error: tokio_postgres::Error) -> Self {
-        Self::Postgres(error)
+        Self::Postgres(error.into())
     }
 }
 
@@ -336,14 +345,16 @@ impl From<PoolError> for Error {
     }
 }
 
-/// The error and its sources in one line, for functions whose error is a text.
+/// The error and its sources in one line, without SQLSTATEs, for functions whose error is a text.
 impl From<Error> for String {
     fn from(error: Error) -> Self {
         let mut text = error.to_string();
         let mut source = error.source();
         while let Some(error) = source {
-            text.push_str(": ");
-            text.push_str(&error.to_string());
+            if !cause::is_cause(error) {
+                text.push_str(": ");
+                text.push_str(&error.to_string());
+            }
             source = error.source();
         }
         text
@@ -355,15 +366,17 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_text_ends_with_the_cause_and_the_source_goes_on_below_it() {
-        let io = std::io::Error::other("reset by peer");
-        let pool = Error::Pool(PoolError::closed(io));
-        assert_eq!(pool.to_string(), "could not get a connection from the pool: reset by peer");
-        assert!(pool.source().is_none());
-        let unknown = Error::CommitUnknown { identity: None, source: Some(Box::new(pool)) };
-        let text = "the outcome of the commit is unknown: could not get a connection from the pool: reset by peer";
+    fn the_text_ends_with_the_cause_and_the_chain_does_not_repeat_it() {
+        let pool = Error::Pool(PoolError::closed(std::io::Error::other("reset by peer")));
+        let text = "could not get a connection from the pool: reset by peer";
+        assert_eq!(pool.to_string(), text);
+        assert_eq!(format!("{:#}", anyhow::Error::new(pool)), format!("{text}: no SQLSTATE"));
+
+        let pool = Error::Pool(PoolError::closed("the pool is closed"));
+        let unknown = Error::CommitUnknown { identity: None, source: Some(Cause::from(AnyError::from(pool))) };
+        let text = "the outcome of the commit is unknown: could not get a connection from the pool: the pool is closed";
         assert_eq!(unknown.to_string(), text);
-        assert_eq!(String::from(unknown), text);
+        assert_eq!(format!("{:#}", anyhow::Error::new(unknown)), format!("{text}: no SQLSTATE"));
     }
 
     #[test]

@@ -92,7 +92,7 @@ mod trace {
             }
             Event::EarlierFailure => event!(warn, id, failure, "an earlier statement had failed"),
             Event::NotNested { outer, independent: true } => {
-                event!(info, id, failure, outer, "a call inside a body has a transaction of its own");
+                event!(info, id, failure, outer, "a call inside a body is not in its transaction");
             }
             Event::NotNested { outer, independent: false } => {
                 event!(warn, id, failure, outer, "a call inside a body is not in its transaction");

@@ -135,10 +135,15 @@ mod transaction;
 #[doc(inline)]
 pub use retry_macros::transactional;
 
+// Named in errors of the compiler: reachable, so that their paths are short.
+#[doc(hidden)]
+pub use crate::call::source::MadeFrom;
 pub use crate::call::source::Source;
 pub use crate::classify::Class;
 pub use crate::commit::{INSTALL_SQL, install};
 pub use crate::driver::classify;
-pub use crate::error::{CommitOutcome, Error, Identity, ParseIdentityError, Phase, PoolError};
+pub use crate::error::{Cause, CommitOutcome, Error, Identity, ParseIdentityError, Phase, PoolError};
 pub use crate::pool::{BoxFuture, CancelStream, Pool, Reconnect, Session, WithCancel};
+#[doc(hidden)]
+pub use crate::transaction::forbidden::{BegunByBody, EndedByBody};
 pub use crate::transaction::{Transaction, Watched};

@@ -252,10 +252,24 @@ async fn the_chain_of_sources_is_searched() {
     let client = db.client().await;
     let raise = || failure(&client, "DO $$ BEGIN RAISE EXCEPTION USING ERRCODE = '40001'; END $$");
     assert_eq!(classify(&Own::Wrapped(raise().await)), Some(Class::Serialization));
-    assert_eq!(classify(&Own::Transparent(Error::Postgres(raise().await))), Some(Class::Serialization));
+    assert_eq!(classify(&Own::Transparent(Error::from(raise().await))), Some(Class::Serialization));
     let deep = anyhow::Error::new(Own::Wrapped(raise().await)).context("one").context("two");
     assert_eq!(classify(deep.as_ref()), Some(Class::Serialization));
     assert_eq!(classify(&Error::Pool(PoolError::closed(Own::Domain))), Some(Class::Fatal));
     assert_eq!(classify(&Own::Domain), None);
     assert_eq!(classify(&std::io::Error::from(std::io::ErrorKind::ConnectionReset)), None, "no database's error");
+}
+
+#[tokio::test]
+async fn the_message_of_the_cause_is_in_the_text_once() {
+    let db = Database::create().await;
+    let client = db.client().await;
+    let error = Error::from(failure(&client, "SELECT 1 / 0").await);
+    let text = "the database reported an error: ERROR: division by zero";
+    assert_eq!(error.to_string(), text);
+    assert_eq!(error.as_db_error().unwrap().code().code(), "22012");
+    assert_eq!(error.class(), Class::Fatal);
+    assert_eq!(format!("{:#}", anyhow::Error::new(error)), format!("{text}: SQLSTATE 22012"));
+    let own = Own::Transparent(Error::from(failure(&client, "SELECT 1 / 0").await));
+    assert_eq!(format!("{:#}", anyhow::Error::new(own)), format!("{text}: SQLSTATE 22012"));
 }

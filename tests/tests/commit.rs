@@ -1,7 +1,6 @@
 //! Promise 1: `Ok` means committed. And what an error in answer to COMMIT means.
 #![allow(missing_docs)]
 
-
 use futures_util::StreamExt;
 use retry_runtime::{Class, Error, Transaction, classify, transactional};
 use retry_tests::events::Events;

@@ -258,7 +258,7 @@ async fn what_the_recovery_is_in_conflict_with_is_retried() {
     let error = tokio::join!(read_slowly(&pool), drop_it).0.unwrap_err();
     let retry = &scene.events.of("retrying")[2];
     assert_eq!((&*retry["class"], &*retry["sqlstate"]), ("connection", "57P04"));
-    assert!(matches!(&error, Error::Postgres(source) if source.code().unwrap().code() == "3D000"), "{error:?}");
+    assert_eq!(error.as_db_error().unwrap().code().code(), "3D000", "{error:?}");
 }
 
 #[transactional(base_delay = "250us", max_delay = "2ms")]

@@ -71,7 +71,7 @@ async fn a_commit_that_outlasts_the_deadline_is_unknown() {
 /// The error received instead of a reply, or the failure of a later attempt.
 fn source(error: &Error) -> Option<&(dyn std::error::Error + Send + Sync + 'static)> {
     let Error::CommitUnknown { source, .. } = error else { panic!("{error:?}") };
-    source.as_deref()
+    source.as_ref().map(|cause| &***cause)
 }
 
 /// Connects through the proxy once. After that, nothing listens.

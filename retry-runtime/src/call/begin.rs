@@ -4,7 +4,7 @@ use std::future::poll_fn;
 
 use crate::call::callsite::Callsite;
 use crate::call::outcome::AttemptOutcome;
-use crate::call::retry::Cause;
+use crate::call::retry::RetryCause;
 use crate::driver::{self, DriverError, Reply};
 use crate::error::{Error, Phase};
 use crate::events::Event;
@@ -75,18 +75,18 @@ async fn reply_or_again(context: &TxContext<'_>, sql: &str) -> Result<(), Driver
 async fn refuse(context: &TxContext<'_>, error: DriverError) -> AttemptOutcome {
     let failure = driver::failure_of(&error).at_begin();
     let error = if context.policy.asks_identity() && failure.is_unsupported() {
-        Error::ResolveUnsupported(error)
+        Error::ResolveUnsupported(error.into())
     } else {
-        Error::Postgres(error)
+        Error::from(error)
     };
     let (ends_session, left_open) = (failure.ends_session, failure.is_open_transaction());
     let cause = if left_open {
         context.id.emit(Event::RolledBackLeftOpen, Some(&failure));
-        Some(Cause::LeftOpen)
+        Some(RetryCause::LeftOpen)
     } else if failure.is_canceled() {
-        Some(Cause::BeginCanceled)
+        Some(RetryCause::BeginCanceled)
     } else {
-        Cause::of(&failure, context.policy)
+        RetryCause::of(&failure, context.policy)
     };
     let outcome = AttemptOutcome::not_begun(error, Some(failure), cause);
     if ends_session {
@@ -122,7 +122,7 @@ pub(crate) async fn savepoint<'a>(
         Err(error) => {
             // There is no savepoint to roll back to.
             tx.ended = true;
-            Err(AttemptOutcome::not_begun(Error::Postgres(error), None, None))
+            Err(AttemptOutcome::not_begun(Error::from(error), None, None))
         }
     }
 }

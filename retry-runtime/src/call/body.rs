@@ -128,6 +128,12 @@ impl<'a> Scope<'a> {
         let cut_off = |phase| O::from_result(Err(FromError::from_error(Error::deadline(phase))));
         Body { work: deadline.bound(body), cut_off, outer, status, is_outermost }
     }
+
+    /// [`Scope::body`] for an error that is a type parameter: rustc then suggests the bound to write, `From<Error>`.
+    #[must_use]
+    pub fn body_from<O: Outcome<Err: From<Error>>, F: Future<Output = O>>(self, body: F) -> Body<'a, F> {
+        self.body(body)
+    }
 }
 
 pin_project! {

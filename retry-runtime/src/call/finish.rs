@@ -5,7 +5,7 @@ use std::error::Error as StdError;
 
 use crate::call::begin;
 use crate::call::outcome::{AttemptOutcome, Finished};
-use crate::call::retry::Cause;
+use crate::call::retry::RetryCause;
 use crate::classify::{Class, Failure};
 use crate::commit::identify;
 use crate::driver::{self, DriverError, Reply};
@@ -108,7 +108,7 @@ impl Transaction<'_> {
             // It was not sent, so its outcome is known.
             Err(error) => {
                 status.record(driver::failure_of(&error));
-                return self.roll_back(false).await.with_error(Error::Postgres(error));
+                return self.roll_back(false).await.with_error(Error::from(error));
             }
         };
         // A look-up of the outcome needs time too.
@@ -164,7 +164,7 @@ impl Transaction<'_> {
             } else {
                 self.roll_back(false).await
             };
-            outcome.with_error(Error::Postgres(error))
+            outcome.with_error(Error::from(error))
         } else {
             self.no_reply(Some(error), identity)
         }
@@ -186,14 +186,14 @@ impl Transaction<'_> {
         let session_broken = error.is_some() || identity.is_some();
         let unknown = AttemptOutcome { session_broken, ..AttemptOutcome::new(CommitOutcome::Unknown) };
         if policy.read_only {
-            let retry = failure.as_ref().and_then(|failure| Cause::of(failure, policy));
-            let error = error.map_or_else(|| Error::deadline(Phase::Commit), Error::Postgres);
+            let retry = failure.as_ref().and_then(|failure| RetryCause::of(failure, policy));
+            let error = error.map_or_else(|| Error::deadline(Phase::Commit), Error::from);
             return AttemptOutcome { retry, failure, ..unknown }.with_error(error);
         }
         self.context.id.emit(Event::CommitUnknown, failure.as_ref());
         let again = policy.unknown_commit == UnknownCommit::Retry;
-        let retry = again.then_some(Cause::Class(Class::Connection));
-        let error = Error::CommitUnknown { identity, source: error.map(Into::into) };
+        let retry = again.then_some(RetryCause::Class(Class::Connection));
+        let error = Error::commit_unknown(identity, error.map(Into::into));
         AttemptOutcome { retry, failure, ..unknown }.with_error(error)
     }
 
@@ -219,10 +219,10 @@ impl Transaction<'_> {
     fn rolled_back(&self, retry_if: bool) -> AttemptOutcome {
         let status = self.context.status;
         let failure = status.failure();
-        let cause = failure.as_ref().and_then(|failure| Cause::of(failure, self.context.policy));
+        let cause = failure.as_ref().and_then(|failure| RetryCause::of(failure, self.context.policy));
         let cause = cause
-            .or_else(|| status.cause_unseen().then_some(Cause::Unseen))
-            .or_else(|| retry_if.then_some(Cause::Asked));
+            .or_else(|| status.cause_unseen().then_some(RetryCause::Unseen))
+            .or_else(|| retry_if.then_some(RetryCause::Asked));
         AttemptOutcome::rolled_back(failure, cause)
     }
 
@@ -238,7 +238,7 @@ impl Transaction<'_> {
         let is_aborted = driver::failure_of(&error).is_symptom();
         let failure = self.context.status.failure();
         let outcome = self.roll_back_savepoint().await;
-        outcome.with_error(if is_aborted { aborted(failure.as_ref()) } else { Error::Postgres(error) })
+        outcome.with_error(if is_aborted { aborted(failure.as_ref()) } else { Error::from(error) })
     }
 
     /// Rolls back to the savepoint. A conflict stays recorded: the outermost call retries, whatever the body does.

@@ -28,7 +28,7 @@ use crate::call::callsite::{Callsite, Shared};
 use crate::call::deadlock_gate::AttemptTimer;
 use crate::call::outcome::{AttemptOutcome, Finished, SessionFate};
 use crate::call::queue::{QueueGuards, QueueKey};
-use crate::call::retry::{Budgets, Cause};
+use crate::call::retry::{Budgets, RetryCause};
 use crate::call::source::{Kind, Source};
 use crate::classify::{Class, Failure};
 use crate::commit::resolve;
@@ -234,11 +234,19 @@ impl<'a> Call<'a> {
         }
     }
 
+    /// [`Call::next`] for an error that is a type parameter: rustc then suggests the bound to write, `From<Error>`.
+    pub fn next_from<T, E: From<Error>>(
+        &mut self,
+        attempt: Result<Finished<T, E>, AttemptOutcome>,
+    ) -> impl Future<Output = ControlFlow<Result<T, E>>> {
+        self.next(attempt)
+    }
+
     async fn conclude(&mut self, mut outcome: AttemptOutcome) -> Next {
         if matches!(self.source, Kind::Nested(_)) {
             return outcome.error.map_or(Next::Return, Next::Fail);
         }
-        if let (true, Some(session)) = (outcome.retry.is_some_and(Cause::is_stale_plan), self.session()) {
+        if let (true, Some(session)) = (outcome.retry.is_some_and(RetryCause::is_stale_plan), self.session()) {
             session.clear_statement_cache();
         }
         if self.budgets.has_met_read_only() && outcome.failure.as_ref().is_some_and(Failure::is_refused_write) {
@@ -295,7 +303,7 @@ impl<'a> Call<'a> {
         let (Some(timer), Some(gate)) = (self.timer.take(), gate) else { return };
         if outcome.is_committed() {
             gate.committed(timer);
-        } else if outcome.retry == Some(Cause::Class(Class::Deadlock)) {
+        } else if outcome.retry == Some(RetryCause::Class(Class::Deadlock)) {
             if let Some(time) = gate.deadlocked(timer) {
                 self.id().emit(Event::OneAtATime { time }, outcome.failure.as_ref());
             }
@@ -321,7 +329,7 @@ impl<'a> Call<'a> {
         attempt.resolved(outcome);
     }
 
-    async fn try_again(&mut self, cause: Cause, outcome: AttemptOutcome) -> Next {
+    async fn try_again(&mut self, cause: RetryCause, outcome: AttemptOutcome) -> Next {
         let failure = outcome.failure.as_ref();
         let is_stranded = outcome.session_broken && matches!(self.source, Kind::Client(..));
         let delay = if is_stranded { None } else { self.budgets.spend(cause, &self.callsite.policy) };
@@ -356,7 +364,7 @@ impl<'a> Call<'a> {
             Some(Error::DeadlineExceeded { phase, source: None }) => {
                 self.id().emit(Event::DeadlineExceeded { phase }, failure.as_ref());
                 let source = failure.as_ref().and_then(Failure::to_source).or_else(|| self.last_error.take());
-                Some(Error::DeadlineExceeded { phase, source })
+                Some(Error::DeadlineExceeded { phase, source: source.map(Into::into) })
             }
             error => error,
         };
@@ -366,7 +374,7 @@ impl<'a> Call<'a> {
             error if self.after_unknown && !is_committed => {
                 let source = error.map(|error| Box::new(error) as _);
                 let source = source.or_else(|| failure.as_ref().and_then(Failure::to_source));
-                Next::Fail(Error::CommitUnknown { identity: None, source: source.or_else(|| text.map(Into::into)) })
+                Next::Fail(Error::commit_unknown(None, source.or_else(|| text.map(Into::into))))
             }
             Some(error) => Next::Fail(error),
             None => Next::Return,

@@ -1,7 +1,8 @@
 //! How an attempt ended, and what follows for its session.
 
-use crate::call::retry::Cause;
+use crate::call::retry::RetryCause;
 use crate::classify::{Class, Failure};
+use crate::driver::DriverError;
 use crate::error::{CommitOutcome, Error, Phase, PoolError};
 
 /// An attempt whose transaction has ended.
@@ -17,7 +18,7 @@ pub struct Finished<T, E> {
 pub struct AttemptOutcome {
     pub(crate) commit: CommitOutcome,
     /// Why another attempt is worth while, if it is.
-    pub(crate) retry: Option<Cause>,
+    pub(crate) retry: Option<RetryCause>,
     /// Whether the session must not be used again.
     pub(crate) session_broken: bool,
     /// The failure that decided.
@@ -37,13 +38,13 @@ impl AttemptOutcome {
     }
 
     /// The transaction is rolled back.
-    pub(crate) fn rolled_back(failure: Option<Failure>, retry: Option<Cause>) -> Self {
-        let session_broken = retry.is_some_and(Cause::needs_another_session);
+    pub(crate) fn rolled_back(failure: Option<Failure>, retry: Option<RetryCause>) -> Self {
+        let session_broken = retry.is_some_and(RetryCause::needs_another_session);
         Self { retry, session_broken, failure, ..Self::new(CommitOutcome::RolledBack) }
     }
 
     /// The transaction did not begin.
-    pub(crate) fn not_begun(error: Error, failure: Option<Failure>, retry: Option<Cause>) -> Self {
+    pub(crate) fn not_begun(error: Error, failure: Option<Failure>, retry: Option<RetryCause>) -> Self {
         let ends_session = failure.as_ref().is_some_and(|failure| failure.ends_session);
         let outcome = Self::rolled_back(failure, retry).with_error(error);
         let session_broken = outcome.session_broken || ends_session;
@@ -63,12 +64,14 @@ impl AttemptOutcome {
         match commit {
             CommitOutcome::Committed => self.error = None,
             CommitOutcome::RolledBack => {
-                self.retry = Some(Cause::Class(Class::Connection));
+                self.retry = Some(RetryCause::Class(Class::Connection));
                 self.error = Some(match self.error.take() {
-                    Some(Error::CommitUnknown { source: Some(source), .. }) => match source.downcast() {
-                        Ok(source) => Error::Postgres(*source),
-                        Err(source) => Error::Pool(PoolError::new(Class::Connection, source)),
-                    },
+                    Some(Error::CommitUnknown { source: Some(source), .. }) => {
+                        match source.into_inner().downcast::<DriverError>() {
+                            Ok(error) => Error::from(*error),
+                            Err(source) => Error::Pool(PoolError::new(Class::Connection, source)),
+                        }
+                    }
                     _ => Error::deadline(Phase::Commit),
                 });
             }
@@ -108,13 +111,13 @@ mod tests {
     #[test]
     fn the_fate_of_a_session() {
         let rolled_back = |retry| AttemptOutcome::rolled_back(None, retry);
-        let broken = AttemptOutcome { session_broken: true, ..rolled_back(Some(Cause::LeftOpen)) };
+        let broken = AttemptOutcome { session_broken: true, ..rolled_back(Some(RetryCause::LeftOpen)) };
         assert_eq!(broken.session(true), SessionFate::Discard);
         assert_eq!(rolled_back(None).session(true), SessionFate::CleanUp);
-        assert_eq!(rolled_back(Some(Cause::LeftOpen)).session(true), SessionFate::CleanUp);
-        assert_eq!(rolled_back(Some(Cause::LeftOpen)).session(false), SessionFate::Keep);
-        assert_eq!(rolled_back(Some(Cause::Asked)).session(false), SessionFate::GiveBack);
-        assert_eq!(rolled_back(Some(Cause::Class(Class::ReadOnly))).session(false), SessionFate::Discard);
+        assert_eq!(rolled_back(Some(RetryCause::LeftOpen)).session(true), SessionFate::CleanUp);
+        assert_eq!(rolled_back(Some(RetryCause::LeftOpen)).session(false), SessionFate::Keep);
+        assert_eq!(rolled_back(Some(RetryCause::Asked)).session(false), SessionFate::GiveBack);
+        assert_eq!(rolled_back(Some(RetryCause::Class(Class::ReadOnly))).session(false), SessionFate::Discard);
         assert_eq!(AttemptOutcome::new(CommitOutcome::Committed).session(false), SessionFate::GiveBack);
     }
 }

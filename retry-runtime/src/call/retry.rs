@@ -8,7 +8,7 @@ use crate::policy::Policy;
 
 /// Why an attempt is worth repeating.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Cause {
+pub(crate) enum RetryCause {
     /// The class of the failure says so.
     Class(Class),
     /// `retry_on` lists its SQLSTATE.
@@ -23,7 +23,7 @@ pub(crate) enum Cause {
     LeftOpen,
 }
 
-impl Cause {
+impl RetryCause {
     /// Why `failure` is worth another attempt, if it is.
     pub(crate) fn of(failure: &Failure, policy: &Policy) -> Option<Self> {
         match failure.class {
@@ -93,10 +93,10 @@ pub(crate) struct Budgets {
 
 impl Budgets {
     /// Spends one retry on `cause` and returns how long to sleep before it. `None`: the budget is spent.
-    pub(crate) fn spend(&mut self, cause: Cause, policy: &Policy) -> Option<Duration> {
+    pub(crate) fn spend(&mut self, cause: RetryCause, policy: &Policy) -> Option<Duration> {
         let (spent, budget) = match cause {
-            Cause::Class(Class::StalePlan) => return once(&mut self.replanned),
-            Cause::LeftOpen => return once(&mut self.reopened),
+            RetryCause::Class(Class::StalePlan) => return once(&mut self.replanned),
+            RetryCause::LeftOpen => return once(&mut self.reopened),
             _ if cause.is_conflict() => (&mut self.deadlock_retries, policy.deadlock_retries()),
             _ => (&mut self.retries, policy.retries),
         };
@@ -131,37 +131,37 @@ mod tests {
 
     const POLICY: Policy = Policy { retries: 2, deadlock_retries: Some(3), jitter: Jitter::None, ..Policy::DEFAULT };
 
-    fn millis(budgets: &mut Budgets, cause: Cause) -> Option<u128> {
+    fn millis(budgets: &mut Budgets, cause: RetryCause) -> Option<u128> {
         budgets.spend(cause, &POLICY).map(|delay| delay.as_millis())
     }
 
     #[test]
     fn budgets_are_counted_apart_and_each_follows_its_schedule() {
         let mut budgets = Budgets::default();
-        assert_eq!(millis(&mut budgets, Cause::Class(Class::Deadlock)), Some(1));
-        assert_eq!(millis(&mut budgets, Cause::Class(Class::Connection)), Some(20));
-        assert_eq!(millis(&mut budgets, Cause::Class(Class::Serialization)), Some(7));
-        assert_eq!(millis(&mut budgets, Cause::Asked), Some(50));
-        assert_eq!(millis(&mut budgets, Cause::Class(Class::Lock)), None);
-        assert_eq!(millis(&mut budgets, Cause::Class(Class::Capacity)), Some(1_000));
-        assert_eq!(millis(&mut budgets, Cause::Class(Class::ReadOnly)), None);
-        assert_eq!(millis(&mut budgets, Cause::Listed), None);
-        assert_eq!(millis(&mut budgets, Cause::Unseen), None);
+        assert_eq!(millis(&mut budgets, RetryCause::Class(Class::Deadlock)), Some(1));
+        assert_eq!(millis(&mut budgets, RetryCause::Class(Class::Connection)), Some(20));
+        assert_eq!(millis(&mut budgets, RetryCause::Class(Class::Serialization)), Some(7));
+        assert_eq!(millis(&mut budgets, RetryCause::Asked), Some(50));
+        assert_eq!(millis(&mut budgets, RetryCause::Class(Class::Lock)), None);
+        assert_eq!(millis(&mut budgets, RetryCause::Class(Class::Capacity)), Some(1_000));
+        assert_eq!(millis(&mut budgets, RetryCause::Class(Class::ReadOnly)), None);
+        assert_eq!(millis(&mut budgets, RetryCause::Listed), None);
+        assert_eq!(millis(&mut budgets, RetryCause::Unseen), None);
     }
 
     #[test]
     fn listed_and_unseen_failures_wait_as_conflicts_do() {
         let mut budgets = Budgets::default();
-        assert_eq!(millis(&mut budgets, Cause::Listed), Some(1));
-        assert_eq!(millis(&mut budgets, Cause::Unseen), Some(50));
-        assert_eq!(millis(&mut budgets, Cause::Listed), None);
+        assert_eq!(millis(&mut budgets, RetryCause::Listed), Some(1));
+        assert_eq!(millis(&mut budgets, RetryCause::Unseen), Some(50));
+        assert_eq!(millis(&mut budgets, RetryCause::Listed), None);
     }
 
     #[test]
     fn a_stale_plan_is_retried_once_outside_the_budgets() {
         let mut budgets = Budgets::default();
-        assert_eq!(millis(&mut budgets, Cause::Class(Class::StalePlan)), Some(0));
-        assert_eq!(millis(&mut budgets, Cause::Class(Class::StalePlan)), None);
-        assert_eq!(millis(&mut budgets, Cause::Class(Class::Connection)), Some(20));
+        assert_eq!(millis(&mut budgets, RetryCause::Class(Class::StalePlan)), Some(0));
+        assert_eq!(millis(&mut budgets, RetryCause::Class(Class::StalePlan)), None);
+        assert_eq!(millis(&mut budgets, RetryCause::Class(Class::Connection)), Some(20));
     }
 }

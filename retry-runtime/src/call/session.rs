@@ -1,7 +1,7 @@
 //! Takes a session out of the pool, and ends its use.
 
 use crate::call::outcome::{AttemptOutcome, SessionFate};
-use crate::call::retry::Cause;
+use crate::call::retry::RetryCause;
 use crate::classify::Failure;
 use crate::driver::{self, Client, Reply};
 use crate::error::{Error, Phase};
@@ -27,7 +27,7 @@ pub(crate) async fn take(
             Ok(Err(error)) => {
                 let error = Error::Pool(error);
                 let failure = driver::failure_in(&error);
-                let cause = failure.as_ref().and_then(|failure| Cause::of(failure, policy));
+                let cause = failure.as_ref().and_then(|failure| RetryCause::of(failure, policy));
                 return Err(AttemptOutcome::not_begun(error, failure, cause));
             }
             Err(Expired) => return Err(AttemptOutcome::not_begun(Error::deadline(Phase::Pool), None, None)),

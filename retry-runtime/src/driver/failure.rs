@@ -7,7 +7,7 @@ use tokio_postgres::Error as PgError;
 use tokio_postgres::error::{DbError, Severity as PgSeverity};
 
 use crate::classify::{Class, Failure, Report, Severity};
-use crate::error::{Error, PoolError};
+use crate::error::{AnyError, Cause, Error, PoolError};
 
 /// Classifies an error by the first failure of a database, a connection or a pool in its chain of sources.
 ///
@@ -41,23 +41,34 @@ impl Error {
 pub(crate) fn failure_in(error: &(dyn StdError + 'static)) -> Option<Failure> {
     let mut next = Some(error);
     while let Some(error) = next {
-        let failure = if let Some(error) = error.downcast_ref::<PgError>() {
-            Some(failure_of(error))
-        } else if let Some(db) = error.downcast_ref::<DbError>() {
-            Some(Failure::reported(report(db)))
-        } else if let Some(error) = error.downcast_ref::<Error>() {
-            Some(failure_of_call(error))
-        } else if let Some(error) = error.downcast_ref::<PoolError>() {
-            Some(failure_of_pool(error))
-        } else {
-            class_of_pool(error).map(Failure::of_session)
-        };
+        let failure = failure_of_one(error);
         if failure.is_some() {
             return failure;
         }
         next = error.source();
     }
     None
+}
+
+/// The failure that this error is, without its sources.
+fn failure_of_one(error: &(dyn StdError + 'static)) -> Option<Failure> {
+    if let Some(error) = error.downcast_ref::<PgError>() {
+        Some(failure_of(error))
+    } else if let Some(db) = error.downcast_ref::<DbError>() {
+        Some(Failure::reported(report(db)))
+    } else if let Some(error) = error.downcast_ref::<Error>() {
+        Some(failure_of_call(error))
+    } else if let Some(error) = error.downcast_ref::<PoolError>() {
+        Some(failure_of_pool(error))
+    } else if let Some(cause) = error.downcast_ref::<Cause<PgError>>() {
+        Some(failure_of(cause))
+    } else if let Some(cause) = error.downcast_ref::<Cause<Box<DbError>>>() {
+        Some(Failure::reported(report(cause)))
+    } else if let Some(cause) = error.downcast_ref::<Cause<AnyError>>() {
+        failure_in(&***cause)
+    } else {
+        class_of_pool(error).map(Failure::of_session)
+    }
 }
 
 /// The failure that the driver reports.
@@ -90,7 +101,7 @@ fn failure_of_call(error: &Error) -> Failure {
 
 /// The pool says the class. What the server reported, if anything, is among the sources.
 fn failure_of_pool(error: &PoolError) -> Failure {
-    let found = failure_in(&*error.source);
+    let found = failure_in(&**error.source);
     let report = found.and_then(|failure| failure.report);
     Failure { report, ..Failure::of_session(error.class) }
 }

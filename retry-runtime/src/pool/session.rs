@@ -141,7 +141,7 @@ impl PoolError {
     /// The server refused the connection, or could not be reached. The class is that of the error.
     #[must_use]
     pub fn refused(error: PgError) -> Self {
-        Self { class: driver::failure_of(&error).class, source: Box::new(error) }
+        Self::new(driver::failure_of(&error).class, error)
     }
 }
 

@@ -1,10 +1,4 @@
-//! Methods of tokio-postgres' transaction that the body must not call. Each is a compile error that says what to do.
-
-use std::future::{Pending, pending};
-
-use tokio_postgres::Error;
-
-use crate::transaction::Transaction;
+//! Why the body must not call some methods of tokio-postgres' transaction, for the compiler to say.
 
 /// Implemented by no type.
 #[diagnostic::on_unimplemented(
@@ -19,34 +13,3 @@ pub trait EndedByBody {}
     label = "move what it is for into such a function"
 )]
 pub trait BegunByBody {}
-
-#[doc(hidden)]
-impl Transaction<'_> {
-    pub fn commit(&self) -> Pending<Result<(), Error>>
-    where
-        Self: EndedByBody,
-    {
-        pending()
-    }
-
-    pub fn rollback(&self) -> Pending<Result<(), Error>>
-    where
-        Self: EndedByBody,
-    {
-        pending()
-    }
-
-    pub fn transaction(&self) -> Pending<Result<Self, Error>>
-    where
-        Self: BegunByBody,
-    {
-        pending()
-    }
-
-    pub fn savepoint(&self, _name: &str) -> Pending<Result<Self, Error>>
-    where
-        Self: BegunByBody,
-    {
-        pending()
-    }
-}

@@ -1,0 +1,135 @@
+//! The error behind an [`Error`](crate::Error).
+
+use std::error::Error as StdError;
+use std::fmt;
+use std::ops::Deref;
+
+use tokio_postgres::error::DbError;
+
+/// The error behind an [`Error`](crate::Error). It dereferences to that error.
+///
+/// The text of [`Error`](crate::Error) ends with the text of its cause. So that a report of the whole chain of sources
+/// (`{:#}` of anyhow) does not say it twice, the text of this type is only the SQLSTATE: `SQLSTATE 40001`, or
+/// `no SQLSTATE`. Its source is that of the cause.
+///
+/// ```
+/// use retry_runtime::Error;
+/// use tokio_postgres::error::SqlState;
+///
+/// fn is_taken(error: &Error) -> bool {
+///     matches!(error, Error::Postgres(cause) if cause.code() == Some(&SqlState::UNIQUE_VIOLATION))
+/// }
+/// # assert!(!is_taken(&Error::EndedByBody));
+/// ```
+pub struct Cause<E>(E);
+
+impl<E> Cause<E> {
+    /// The error itself.
+    pub fn into_inner(self) -> E {
+        self.0
+    }
+}
+
+impl<E> From<E> for Cause<E> {
+    fn from(error: E) -> Self {
+        Self(error)
+    }
+}
+
+impl<E> Deref for Cause<E> {
+    type Target = E;
+
+    fn deref(&self) -> &E {
+        &self.0
+    }
+}
+
+/// The kinds of errors that a [`Cause`] holds.
+pub trait AsError {
+    /// The error.
+    fn as_error(&self) -> &(dyn StdError + 'static);
+}
+
+impl AsError for tokio_postgres::Error {
+    fn as_error(&self) -> &(dyn StdError + 'static) {
+        self
+    }
+}
+
+impl AsError for Box<DbError> {
+    fn as_error(&self) -> &(dyn StdError + 'static) {
+        &**self
+    }
+}
+
+impl AsError for Box<dyn StdError + Send + Sync> {
+    fn as_error(&self) -> &(dyn StdError + 'static) {
+        &**self
+    }
+}
+
+impl<E: AsError> Cause<E> {
+    /// The error that has the message: the driver's text for an error of the server is only "db error".
+    pub(crate) fn message(&self) -> &(dyn StdError + 'static) {
+        let error = self.0.as_error();
+        match error.downcast_ref::<tokio_postgres::Error>().and_then(tokio_postgres::Error::as_db_error) {
+            Some(db) => db,
+            None => error,
+        }
+    }
+
+    /// The server's error, if the server sent one.
+    pub(crate) fn as_db_error(&self) -> Option<&DbError> {
+        let mut next = Some(self.message());
+        while let Some(error) = next {
+            if let Some(db) = error.downcast_ref::<DbError>() {
+                return Some(db);
+            }
+            if let Some(db) = in_cause(error) {
+                return Some(db);
+            }
+            next = error.source();
+        }
+        None
+    }
+}
+
+type Any = Cause<Box<dyn StdError + Send + Sync>>;
+
+pub(crate) fn is_cause(error: &(dyn StdError + 'static)) -> bool {
+    error.is::<Cause<tokio_postgres::Error>>() || error.is::<Cause<Box<DbError>>>() || error.is::<Any>()
+}
+
+/// The server's error in a [`Cause`] of any kind.
+fn in_cause<'e>(error: &'e (dyn StdError + 'static)) -> Option<&'e DbError> {
+    if let Some(cause) = error.downcast_ref::<Cause<tokio_postgres::Error>>() {
+        cause.as_db_error()
+    } else if let Some(cause) = error.downcast_ref::<Cause<Box<DbError>>>() {
+        cause.as_db_error()
+    } else {
+        error.downcast_ref::<Any>()?.as_db_error()
+    }
+}
+
+impl<E: AsError> fmt::Display for Cause<E> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.as_db_error() {
+            Some(db) => write!(f, "SQLSTATE {}", db.code().code()),
+            None => f.write_str("no SQLSTATE"),
+        }
+    }
+}
+
+impl<E: fmt::Debug> fmt::Debug for Cause<E> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+impl<E: AsError + fmt::Debug> StdError for Cause<E> {
+    fn source(&self) -> Option<&(dyn StdError + 'static)> {
+        let source = self.message().source();
+        // If the cause is itself an `Error`, its own cause would say the SQLSTATE again.
+        if source.is_some_and(is_cause) { source?.source() } else { source }
+    }
+}
