@@ -1,4 +1,5 @@
-#![doc = include_str!("../../README.md")]
+#![doc = include_str!("guide/links.md")]
+#![doc = include_str!("../README.md")]
 
 #[doc(hidden)]
 pub mod __private;
@@ -9,6 +10,7 @@ mod commit;
 mod driver;
 mod error;
 mod events;
+pub mod guide;
 mod policy;
 mod pool;
 mod transaction;
@@ -39,7 +41,7 @@ mod transaction;
 /// # }
 /// ```
 ///
-/// [The crate's documentation](crate#options) says what the options mean.
+/// [The guide](crate::guide::options) says what the options mean.
 ///
 /// # What it refuses
 ///

@@ -1,0 +1,29 @@
+//! The guide: what the attribute's options mean, and what to expect of a transactional function.
+//!
+//! - [Options](options): what each option does.
+//! - [Writing transactional functions](writing_functions): what a body must tolerate.
+//! - [Classes of failures](classes): what is retried, and on which budget.
+//! - [Hot rows](hot_rows): many calls that want the same rows.
+//! - [Unknown commits](unknown_commits): when `COMMIT` gets no reply.
+//! - [Comparison](comparison): beside a hand-written loop and other libraries.
+//! - [Limits](limits): what does not work.
+
+/// Includes the pages. The links of a page lead to files, for readers on GitHub; in Markdown the first definition of a link
+/// counts, so `links.md` goes before each page and leads to the modules and items.
+macro_rules! pages {
+    ($($name:ident: $page:literal;)*) => {$(
+        #[doc = include_str!("links.md")]
+        #[doc = include_str!($page)]
+        pub mod $name {}
+    )*};
+}
+
+pages! {
+    options: "../../docs/options.md";
+    writing_functions: "../../docs/writing-functions.md";
+    classes: "../../docs/classes.md";
+    hot_rows: "../../docs/hot-rows.md";
+    unknown_commits: "../../docs/unknown-commits.md";
+    comparison: "../../docs/comparison.md";
+    limits: "../../docs/limits.md";
+}
