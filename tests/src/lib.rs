@@ -19,6 +19,11 @@ use tokio_postgres::{Client, Config, NoTls};
 
 pub use crate::server::Server;
 
+/// Compiles the examples of the top-level README with the doc tests.
+#[cfg(doctest)]
+#[doc = include_str!("../../README.md")]
+pub struct Readme;
+
 /// For tests of faults: `done` counts what was committed, and `at_commit` runs its rows while COMMIT does.
 pub const FAULT_TABLES: &str = "
     CREATE TABLE done (attempt int);
