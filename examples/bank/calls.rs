@@ -1,10 +1,10 @@
-//! The calls: one transfer, in two ways to collide, without retries and with them.
+//! The `#[transactional]` functions: one transfer, for each workload without retries and with them.
 
 use deadpool_postgres::Pool;
 use rand::RngExt;
 use retry_runtime::{Error, Transaction, transactional};
 
-/// A transfer that somebody asks for, under a number of its own.
+/// A transfer to make. Its number identifies it in the ledger.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Order {
     pub(crate) call: i64,
@@ -24,20 +24,20 @@ impl Order {
     }
 }
 
-/// How the transfers collide.
+/// How concurrent transfers conflict.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Act {
-    /// Two that read and write the same balances: the server refuses one of them.
+pub(crate) enum Workload {
+    /// They read and write the same balances: the server reports a serialization failure to one of them.
     Serializable,
-    /// Two that lock the same rows, each in its own order: the server ends one of them.
+    /// They lock the same rows in different orders: the server ends a deadlock by aborting one of them.
     RowLocks,
 }
 
-impl Act {
+impl Workload {
     pub(crate) fn heading(self) -> &'static str {
         match self {
-            Self::Serializable => "Act one, SERIALIZABLE: read two balances, write both",
-            Self::RowLocks => "Act two, READ COMMITTED: lock the payer's row, then the payee's",
+            Self::Serializable => "SERIALIZABLE: read two balances, write both (serialization failures)",
+            Self::RowLocks => "READ COMMITTED: lock the payer's row, then the payee's (deadlocks)",
         }
     }
 
@@ -50,12 +50,12 @@ impl Act {
 }
 
 /// Runs one transfer.
-pub(crate) async fn transfer(pool: &Pool, act: Act, retries: bool, order: Order) -> Result<(), Error> {
-    match (act, retries) {
-        (Act::Serializable, false) => serializable_once(pool, order).await,
-        (Act::Serializable, true) => serializable(pool, order).await,
-        (Act::RowLocks, false) => row_locks_once(pool, order).await,
-        (Act::RowLocks, true) => row_locks(pool, order).await,
+pub(crate) async fn transfer(pool: &Pool, workload: Workload, retries: bool, order: Order) -> Result<(), Error> {
+    match (workload, retries) {
+        (Workload::Serializable, false) => serializable_once(pool, order).await,
+        (Workload::Serializable, true) => serializable(pool, order).await,
+        (Workload::RowLocks, false) => row_locks_once(pool, order).await,
+        (Workload::RowLocks, true) => row_locks(pool, order).await,
     }
 }
 
@@ -64,7 +64,7 @@ async fn serializable_once(tx: &mut Transaction<'_>, order: Order) -> Result<(),
     move_money(tx, READ, order).await
 }
 
-// Far more retries than a service wants: here every call competes with all others for a handful of rows.
+// Far more retries than a service needs: here every call competes with all others for a few rows.
 #[transactional(retries = 5, deadlock_retries = 50, isolation = "serializable")]
 async fn serializable(tx: &mut Transaction<'_>, order: Order) -> Result<(), Error> {
     move_money(tx, READ, order).await
@@ -83,7 +83,7 @@ async fn row_locks(tx: &mut Transaction<'_>, order: Order) -> Result<(), Error> 
 const READ: &str = "SELECT balance FROM accounts WHERE id = $1";
 const READ_AND_LOCK: &str = "SELECT balance FROM accounts WHERE id = $1 FOR UPDATE";
 
-/// Reads both balances and writes them back: a transaction that runs in between unseen would be overwritten.
+/// Reads both balances, then writes them. Without isolation or locks, it would overwrite a concurrent transfer.
 async fn move_money(tx: &Transaction<'_>, read: &str, order: Order) -> Result<(), Error> {
     const WRITE: &str = "UPDATE accounts SET balance = $2 WHERE id = $1";
     let Order { call, from, to, cents } = order;

@@ -1,4 +1,4 @@
-//! Where the demo runs: in a schema of its own, on a throwaway server or on one that is already running.
+//! The demo's database: its own schema, on a throwaway server or on a running one.
 
 use std::collections::HashMap;
 
@@ -7,23 +7,23 @@ use deadpool_postgres::Pool;
 use retry_tests::Server;
 use tokio_postgres::{Client, Config, NoTls};
 
-/// What each account holds at first, in cents.
+/// The initial balance of each account, in cents.
 const BALANCE: i64 = 100_000;
 
-/// The demo's tables, and an observer's connection to them.
+/// The demo's schema, and a connection that prepares and checks its tables.
 pub(crate) struct Database {
     config: Config,
     schema: String,
     observer: Client,
-    /// Stopped and removed when dropped.
+    /// `None` on a server that was already running. Stopped and removed when dropped.
     server: Option<Server>,
 }
 
 impl Database {
-    /// Makes the schema, after starting a server with room for `workers` where no `url` names one.
+    /// Creates the schema. Without a `url` it first starts a server with a connection for each of `workers`.
     pub(crate) async fn open(url: Option<&str>, workers: usize) -> anyhow::Result<Self> {
         let (server, mut config) = if let Some(url) = url {
-            (None, url.parse().context("the address of the database is not a connection string")?)
+            (None, url.parse().context("the database URL is not a valid connection string")?)
         } else {
             let room = format!("max_connections={}", workers + 10);
             let server = tokio::task::spawn_blocking(move || Server::start_with(&[&room])).await??;
@@ -35,11 +35,11 @@ impl Database {
         config.options(format!("{options}-csearch_path={schema}"));
         let (observer, connection) = config.connect(NoTls).await.context("cannot connect to PostgreSQL")?;
         tokio::spawn(connection);
-        observer.batch_execute(&format!("CREATE SCHEMA {schema}")).await.context("cannot make a schema")?;
+        observer.batch_execute(&format!("CREATE SCHEMA {schema}")).await.context("cannot create a schema")?;
         Ok(Self { config, schema, observer, server })
     }
 
-    /// The server in a line: which it is, and how long a deadlock lasts on it.
+    /// One line: the server's version, and after how long it looks for a deadlock.
     pub(crate) async fn describe(&self) -> anyhow::Result<String> {
         let show = "SELECT current_setting('server_version'), current_setting('deadlock_timeout')";
         let row = self.observer.query_one(show, &[]).await?;
@@ -47,13 +47,13 @@ impl Database {
         let version = version.split(' ').next().unwrap_or_default();
         Ok(match self.server {
             Some(_) => {
-                format!("PostgreSQL {version}, throwaway: fsync off, deadlock_timeout {deadlock_timeout} (usually 1s).")
+                format!("PostgreSQL {version}, throwaway: fsync off, deadlock_timeout {deadlock_timeout} (default 1s).")
             }
             None => format!("PostgreSQL {version}, schema {}: deadlock_timeout {deadlock_timeout}.", self.schema),
         })
     }
 
-    /// A pool of `size` connections, all of them open: the first calls shall not take longer than the others.
+    /// A pool of `size` connections. They are opened here, so that the first calls take no longer than the others.
     pub(crate) async fn pool(&self, size: usize) -> anyhow::Result<Pool> {
         let pool = retry_tests::pool(&self.config, size);
         let mut connections = Vec::with_capacity(size);
@@ -63,9 +63,9 @@ impl Database {
         Ok(pool)
     }
 
-    /// Makes the tables as new.
+    /// Creates the tables anew.
     pub(crate) async fn reset(&self, accounts: i64) -> anyhow::Result<()> {
-        // The ledger has no unique key: it shall show a call that was applied twice.
+        // The ledger has no unique key, so that it would show a call that was applied twice.
         self.observer
             .batch_execute(&format!(
                 "DROP TABLE IF EXISTS accounts, ledger;
@@ -77,23 +77,26 @@ impl Database {
         Ok(())
     }
 
-    /// How many cents there are more than at first.
+    /// The total of all balances, less the initial total, in cents.
     pub(crate) async fn surplus(&self) -> anyhow::Result<i64> {
         let sql = format!("SELECT sum(balance - {BALANCE})::bigint FROM accounts");
         Ok(self.observer.query_one(&sql, &[]).await?.get(0))
     }
 
-    /// How often each call is in the ledger.
+    /// The number of ledger rows for each call.
     pub(crate) async fn ledger(&self) -> anyhow::Result<HashMap<i64, i64>> {
         let rows = self.observer.query("SELECT call, count(*) FROM ledger GROUP BY call", &[]).await?;
         Ok(rows.iter().map(|row| (row.get(0), row.get(1))).collect())
     }
 
-    /// Leaves nothing behind.
+    /// Drops the schema; a throwaway server is removed with everything in it.
     pub(crate) async fn close(self) -> anyhow::Result<()> {
         if self.server.is_none() {
             let drop = format!("DROP SCHEMA {} CASCADE", self.schema);
-            self.observer.batch_execute(&drop).await.with_context(|| format!("{} is left behind", self.schema))?;
+            self.observer
+                .batch_execute(&drop)
+                .await
+                .with_context(|| format!("cannot drop the schema {}", self.schema))?;
         }
         Ok(())
     }

@@ -1,7 +1,7 @@
-//! The demo: workers move money between a few accounts and get in each other's way, without retries and with them.
+//! The demo: concurrent workers move money between a few accounts, without retries and with them.
 //!
-//! `cargo run --release -p retry-examples --example bank -- --help`. The functions under `#[transactional]` are in
-//! `calls.rs`; the rest is stage and audience.
+//! `cargo run --release -p retry-examples --example bank -- --help`. The `#[transactional]` functions are in `calls.rs`;
+//! the other modules prepare the database, run the workers and report.
 
 mod calls;
 mod database;
@@ -11,35 +11,35 @@ mod run;
 mod tally;
 
 use std::process::ExitCode;
-use std::time::Duration;
 
 use clap::{Parser, value_parser};
+use indicatif::HumanCount;
 use tokio::select;
 use tokio::sync::watch;
 
-use crate::calls::Act;
+use crate::calls::{Order, Workload};
 use crate::database::Database;
-use crate::run::{Run, Stage};
+use crate::run::{Bank, Run};
 use crate::tally::Tally;
 
-/// Workers move money between a few accounts and get in each other's way: in act one under SERIALIZABLE, in act two
-/// with row locks that deadlock. Each act runs without retries and then with them.
+/// Concurrent workers move money between a few accounts, and conflict: first under SERIALIZABLE, then with row locks
+/// that deadlock. The same transfers run without retries and then with them.
 ///
-/// The exit code is 1 where money was made or lost, or where the ledger disagrees with what the calls returned.
+/// The exit code is 1 if the total of the money has changed, or if the ledger disagrees with what the calls returned.
 #[derive(Debug, Parser)]
 #[command(name = "bank")]
 struct Options {
-    /// How many workers call at the same time
+    /// Number of concurrent workers
     #[arg(long, value_name = "N", default_value_t = 16, value_parser = value_parser!(u16).range(1..=200))]
     workers: u16,
-    /// How many accounts there are: the fewer, the more conflicts
+    /// Number of accounts: fewer accounts, more conflicts
     #[arg(long, value_name = "N", default_value_t = 8, value_parser = value_parser!(i64).range(2..=1_000_000))]
     accounts: i64,
-    /// How long each of the four runs takes
-    #[arg(long, value_name = "N", default_value_t = 3, value_parser = value_parser!(u64).range(1..=3600))]
-    seconds: u64,
-    /// The PostgreSQL to run on, as in `postgres://user@host/database`; the demo makes a schema there and drops it.
-    /// Otherwise it starts a throwaway server, which finds deadlocks after 20 ms, and not after the usual second
+    /// Number of transfers in each of the four runs
+    #[arg(long, value_name = "N", default_value_t = 2_000, value_parser = value_parser!(i64).range(1..=1_000_000))]
+    transfers: i64,
+    /// The PostgreSQL to use, as in `postgres://user@host/database`; the demo creates a schema there and drops it.
+    /// Default: a throwaway server, which looks for deadlocks after 20 ms instead of PostgreSQL's default of 1 s
     #[arg(long, value_name = "URL", env = "DATABASE_URL", hide_env_values = true)]
     database_url: Option<String>,
 }
@@ -49,7 +49,7 @@ async fn main() -> ExitCode {
     let options = Options::parse();
     let interrupted = interrupted();
     match demo(&options, interrupted.clone()).await {
-        // As a shell reports what Ctrl-C has ended.
+        // The code with which a shell reports that Ctrl-C ended a program.
         _ if *interrupted.borrow() => ExitCode::from(130),
         Ok(true) => ExitCode::SUCCESS,
         Ok(false) => ExitCode::FAILURE,
@@ -60,7 +60,7 @@ async fn main() -> ExitCode {
     }
 }
 
-/// Turns true on Ctrl-C, which from now on no longer ends the process.
+/// Turns true on Ctrl-C, which no longer ends the process by itself.
 fn interrupted() -> watch::Receiver<bool> {
     let (sender, receiver) = watch::channel(false);
     tokio::spawn(async move {
@@ -72,7 +72,7 @@ fn interrupted() -> watch::Receiver<bool> {
     receiver
 }
 
-/// Runs both acts and says whether every promise was kept.
+/// Runs the demo. Returns whether all checks passed.
 async fn demo(options: &Options, mut interrupted: watch::Receiver<bool>) -> anyhow::Result<bool> {
     let workers = usize::from(options.workers);
     println!("{workers} workers move money between {} accounts.", options.accounts);
@@ -80,38 +80,47 @@ async fn demo(options: &Options, mut interrupted: watch::Receiver<bool>) -> anyh
         database = Database::open(options.database_url.as_deref(), workers) => database?,
         _ = interrupted.wait_for(|interrupted| *interrupted) => return Ok(true),
     };
-    let kept = show(&database, options, interrupted).await;
+    let passed = run_and_report(&database, options, interrupted).await;
     let closed = database.close().await;
-    let kept = kept?;
+    let passed = passed?;
     closed?;
-    Ok(kept)
+    Ok(passed)
 }
 
-async fn show(database: &Database, options: &Options, interrupted: watch::Receiver<bool>) -> anyhow::Result<bool> {
+async fn run_and_report(
+    database: &Database,
+    options: &Options,
+    interrupted: watch::Receiver<bool>,
+) -> anyhow::Result<bool> {
     println!("{}", database.describe().await?);
-    let workers = usize::from(options.workers);
-    let (accounts, length) = (options.accounts, Duration::from_secs(options.seconds));
+    println!("Each run makes the same {} transfers.", HumanCount(options.transfers.unsigned_abs()));
+    let (workers, accounts) = (usize::from(options.workers), options.accounts);
     let (pool, tally) = (database.pool(workers).await?, Tally::install());
-    let stage = Stage { database, pool, tally, workers, accounts, length, interrupted };
+    let orders = (0..options.transfers).map(|call| Order::random(call, accounts)).collect();
+    let bank = Bank { database, pool, tally, workers, accounts, orders, interrupted };
     let mut runs = Vec::new();
-    let result = acts(&stage, &mut runs).await;
-    if *stage.interrupted.borrow() {
-        println!("\nInterrupted: the calls under way were dropped.");
+    let result = run_all(&bank, &mut runs).await;
+    let interrupted = *bank.interrupted.borrow();
+    if interrupted {
+        println!("\nInterrupted: the calls in progress were dropped.");
     }
-    let kept = runs.is_empty() || report::print(&runs);
-    result.map(|()| kept)
+    let passed = runs.is_empty() || report::print(&runs);
+    if passed && !interrupted && result.is_ok() {
+        println!("\nNext: examples/transfer.rs, a minimal program; README.md, the options.");
+    }
+    result.map(|()| passed)
 }
 
-async fn acts(stage: &Stage<'_>, runs: &mut Vec<Run>) -> anyhow::Result<()> {
-    for act in [Act::Serializable, Act::RowLocks] {
+async fn run_all(bank: &Bank<'_>, runs: &mut Vec<Run>) -> anyhow::Result<()> {
+    for workload in [Workload::Serializable, Workload::RowLocks] {
         for retries in [false, true] {
-            if *stage.interrupted.borrow() {
+            if *bank.interrupted.borrow() {
                 return Ok(());
             }
             if !retries {
-                println!("\n{}", act.heading());
+                println!("\n{}", workload.heading());
             }
-            runs.push(stage.run(act, retries).await?);
+            runs.push(bank.run(workload, retries).await?);
         }
     }
     Ok(())

@@ -1,7 +1,7 @@
-//! What is seen while a run goes on: a bar on a terminal, a line a second elsewhere.
+//! Progress of a run: a bar on a terminal, otherwise one line a second.
 
 use std::io::IsTerminal;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
@@ -12,43 +12,42 @@ pub(crate) struct Progress<'a> {
     label: &'a str,
     tally: &'a Tally,
     started: Instant,
-    length: Duration,
     /// Only on a terminal.
     bar: Option<ProgressBar>,
-    /// The lines printed elsewhere.
-    lines: u64,
+    /// Seconds for which a line was printed.
+    seconds: u64,
 }
 
 impl<'a> Progress<'a> {
-    pub(crate) fn start(label: &'a str, length: Duration, tally: &'a Tally) -> Self {
+    pub(crate) fn start(label: &'a str, transfers: usize, tally: &'a Tally) -> Self {
         let bar = std::io::stdout().is_terminal().then(|| {
             let style =
                 ProgressStyle::with_template("{spinner:.green} {prefix:15} {bar:30.green/dim} {elapsed}\n  {msg}");
             let style = style.expect("a valid template").progress_chars("━━─").tick_chars("⠋⠙⠹⠸⠼⠴⠦⠧⠇⠏✓");
-            let bar = ProgressBar::with_draw_target(Some(millis(length)), ProgressDrawTarget::stdout());
+            let bar = ProgressBar::with_draw_target(Some(transfers as u64), ProgressDrawTarget::stdout());
             bar.with_style(style).with_prefix(label.to_owned())
         });
-        Self { label, tally, started: Instant::now(), length, bar, lines: 0 }
+        Self { label, tally, started: Instant::now(), bar, seconds: 0 }
     }
 
-    /// Shows the counts as they are. To be called ten times a second or so.
+    /// Shows the current counts. To be called about ten times a second.
     pub(crate) fn update(&mut self) {
-        let elapsed = self.started.elapsed();
+        let seconds = self.started.elapsed().as_secs();
         if let Some(bar) = &self.bar {
-            bar.set_position(millis(elapsed));
+            bar.set_position(self.tally.finished());
             bar.set_message(self.tally.to_string());
             bar.tick();
-        } else if elapsed.as_secs() > self.lines && elapsed < self.length {
-            self.lines = elapsed.as_secs();
-            println!("  {}, {} s: {}", self.label, self.lines, self.tally);
+        } else if seconds > self.seconds {
+            self.seconds = seconds;
+            println!("  {}, {seconds} s: {}", self.label, self.tally);
         }
     }
 
     /// Shows the final counts.
     pub(crate) fn finish(self, interrupted: bool) {
         if let Some(bar) = self.bar {
-            // The terminal wrote ^C after the bar: drawn again, it would land below itself.
             if interrupted {
+                // The terminal has written ^C after the bar. Drawn again, the bar would appear a second time.
                 bar.set_draw_target(ProgressDrawTarget::hidden());
             }
             bar.finish_with_message(self.tally.to_string());
@@ -57,8 +56,4 @@ impl<'a> Progress<'a> {
             println!("  {}, {:.1} s: {}", self.label, self.started.elapsed().as_secs_f64(), self.tally);
         }
     }
-}
-
-fn millis(duration: Duration) -> u64 {
-    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }

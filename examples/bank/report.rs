@@ -1,6 +1,4 @@
-//! The end of the show: a table of all runs, and whether the money is still there.
-
-use std::fmt::Display;
+//! The report: a table of all runs with its legend, and the checks of money and ledger.
 
 use comfy_table::presets::NOTHING;
 use comfy_table::{CellAlignment, Table, TableComponent};
@@ -8,19 +6,29 @@ use indicatif::HumanCount;
 
 use crate::run::Run;
 
-/// Prints the table and the checks, and says whether all is well.
+const LEGEND: &str = "\
+retries    whether the function may retry, here up to 50 times after conflicts
+committed  transfers that returned Ok
+failed     transfers that returned an error because of a conflict: not made
+retried    attempts that a conflict ended and that were repeated
+p50, p99   time until Ok, retries included: median and 99th percentile, in ms
+seconds    time until all transfers had committed or failed. A failure is quick:
+           a run with failures can be shorter because it has done less.";
+
+/// Prints the table and the checks. Returns whether all checks passed.
 pub(crate) fn print(runs: &[Run]) -> bool {
-    println!("\n{}\n", table(runs).trim_fmt());
-    let balances = check("no money made or lost", runs, |run| &run.balance_faults);
-    let ledger = check("each Ok in the ledger exactly once, and no failed call", runs, |run| &run.ledger_faults);
+    println!("\n{}\n\n{LEGEND}\n", table(runs).trim_fmt());
+    let balances = check("the total of all balances is unchanged", runs, |run| &run.balance_faults);
+    let ledger =
+        check("each committed transfer is in the ledger once, and no failed one", runs, |run| &run.ledger_faults);
     balances && ledger
 }
 
 fn table(runs: &[Run]) -> Table {
     let mut table = Table::new();
-    // No vertical lines: so it fits into 80 columns.
+    // Without vertical lines it fits into 80 columns.
     table.load_preset(NOTHING).set_style(TableComponent::HeaderLines, '─');
-    table.set_header(["act", "retries", "committed", "failed", "retried", "p50 ms", "p99 ms", "per s"]);
+    table.set_header(["workload", "retries", "committed", "failed", "retried", "p50 ms", "p99 ms", "seconds"]);
     for run in runs {
         table.add_row(row(run));
     }
@@ -34,16 +42,15 @@ fn row(run: &Run) -> [String; 8] {
     let calls = &run.calls;
     let (committed, failed) = (calls.committed.len() as u64, calls.failed.len() as u64);
     let percent = percent(failed, committed + failed);
-    let per_second = u128::from(committed) * 1_000_000 / run.elapsed.as_micros().max(1);
     [
-        run.act.name().to_owned(),
+        run.workload.name().to_owned(),
         if run.retries { "yes" } else { "no" }.to_owned(),
         HumanCount(committed).to_string(),
         format!("{} ({percent})", HumanCount(failed)),
         HumanCount(run.retried).to_string(),
         millis(calls.latency.value_at_quantile(0.5)),
         millis(calls.latency.value_at_quantile(0.99)),
-        HumanCount(u64::try_from(per_second).unwrap_or(u64::MAX)).to_string(),
+        format!("{:.1}", run.elapsed.as_secs_f64()),
     ]
 }
 
@@ -51,7 +58,7 @@ fn millis(micros: u64) -> String {
     format!("{}.{}", micros / 1_000, micros % 1_000 / 100)
 }
 
-/// Rounded down, but never to nothing.
+/// Rounded down; "<1%" instead of 0% unless `part` is 0.
 fn percent(part: u64, whole: u64) -> String {
     match part * 100 / whole.max(1) {
         0 if part > 0 => "<1%".to_owned(),
@@ -59,15 +66,15 @@ fn percent(part: u64, whole: u64) -> String {
     }
 }
 
-/// Prints whether `promise` was kept in every run.
-fn check<'a>(promise: impl Display, runs: &'a [Run], faults: impl Fn(&'a Run) -> &'a Vec<String>) -> bool {
-    let kept = runs.iter().all(|run| faults(run).is_empty());
-    println!("{} {promise}", if kept { "✓" } else { "✗ NOT KEPT:" });
+/// Prints whether a check passed in every run, and the faults if it did not.
+fn check<'a>(what: &str, runs: &'a [Run], faults: impl Fn(&'a Run) -> &'a Vec<String>) -> bool {
+    let passed = runs.iter().all(|run| faults(run).is_empty());
+    println!("{} {what}", if passed { "✓" } else { "✗ FAILED:" });
     for run in runs {
         for fault in faults(run) {
             let retries = if run.retries { "with" } else { "without" };
-            println!("    {}, {retries} retries: {fault}", run.act.name());
+            println!("    {}, {retries} retries: {fault}", run.workload.name());
         }
     }
-    kept
+    passed
 }

@@ -1,8 +1,7 @@
-//! One run: workers that call again and again, and the check of what is left in the database.
+//! One run: workers make the transfers, then the money and the ledger are checked.
 
-use std::pin::pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
@@ -12,35 +11,36 @@ use retry_runtime::{Class, classify};
 use tokio::select;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
-use tokio::time::{interval, sleep};
+use tokio::time::interval;
 
-use crate::calls::{Act, Order, transfer};
+use crate::calls::{Order, Workload, transfer};
 use crate::database::Database;
 use crate::progress::Progress;
 use crate::tally::Tally;
 
-/// Everything that a run needs.
-pub(crate) struct Stage<'a> {
+/// What all runs have in common.
+pub(crate) struct Bank<'a> {
     pub(crate) database: &'a Database,
     pub(crate) pool: Pool,
     pub(crate) tally: Arc<Tally>,
     pub(crate) workers: usize,
     pub(crate) accounts: i64,
-    pub(crate) length: Duration,
+    /// Each run makes the same transfers.
+    pub(crate) orders: Arc<[Order]>,
     /// Turns true on Ctrl-C.
     pub(crate) interrupted: watch::Receiver<bool>,
 }
 
-/// What came of a run.
+/// The result of a run.
 pub(crate) struct Run {
-    pub(crate) act: Act,
+    pub(crate) workload: Workload,
     pub(crate) retries: bool,
     pub(crate) calls: Calls,
     pub(crate) retried: u64,
     pub(crate) elapsed: Duration,
-    /// What is wrong with the money.
+    /// Mismatches found in the balances.
     pub(crate) balance_faults: Vec<String>,
-    /// What is wrong with the ledger.
+    /// Mismatches between the ledger and what the calls returned.
     pub(crate) ledger_faults: Vec<String>,
 }
 
@@ -48,7 +48,7 @@ pub(crate) struct Run {
 pub(crate) struct Calls {
     /// Those that returned `Ok`.
     pub(crate) committed: Vec<i64>,
-    /// Those that lost a conflict for good.
+    /// Those that returned a conflict as an error.
     pub(crate) failed: Vec<i64>,
     /// How long the committed ones took, in microseconds.
     pub(crate) latency: Histogram<u64>,
@@ -68,74 +68,68 @@ impl Calls {
     }
 }
 
-impl Stage<'_> {
-    /// Lets the workers loose on fresh tables until the time is over, or somebody interrupts.
-    pub(crate) async fn run(&self, act: Act, retries: bool) -> anyhow::Result<Run> {
+impl Bank<'_> {
+    /// Makes all transfers on fresh tables, or as many as there is time for until Ctrl-C.
+    pub(crate) async fn run(&self, workload: Workload, retries: bool) -> anyhow::Result<Run> {
         self.database.reset(self.accounts).await?;
         self.tally.reset();
-        let (next, stop) = (Arc::new(AtomicI64::new(1)), Arc::new(AtomicBool::new(false)));
+        let next = Arc::new(AtomicUsize::new(0));
         let started = Instant::now();
         let mut workers = JoinSet::new();
         for _ in 0..self.workers {
             let worker = Worker {
                 pool: self.pool.clone(),
                 tally: self.tally.clone(),
-                accounts: self.accounts,
-                act,
+                workload,
                 retries,
+                orders: self.orders.clone(),
                 next: next.clone(),
-                stop: stop.clone(),
                 interrupted: self.interrupted.clone(),
             };
             workers.spawn(worker.work());
         }
-        let calls = self.watch(workers, retries, &stop).await?;
+        let calls = self.watch(workers, retries).await?;
         let elapsed = started.elapsed();
         let balance_faults = self.balance_faults().await?;
         let ledger_faults = self.ledger_faults(&calls).await?;
-        Ok(Run { act, retries, calls, retried: self.tally.retried(), elapsed, balance_faults, ledger_faults })
+        Ok(Run { workload, retries, calls, retried: self.tally.retried(), elapsed, balance_faults, ledger_faults })
     }
 
-    /// Shows the progress, stops the workers when it is time, and collects what they did.
-    async fn watch(&self, mut workers: Workers, retries: bool, stop: &AtomicBool) -> anyhow::Result<Calls> {
+    /// Shows the progress, and collects the workers' calls.
+    async fn watch(&self, mut workers: Workers, retries: bool) -> anyhow::Result<Calls> {
         let label = if retries { "with retries" } else { "without retries" };
-        let mut progress = Progress::start(label, self.length, &self.tally);
-        let mut interrupted = self.interrupted.clone();
-        let (mut end, mut tick) = (pin!(sleep(self.length)), interval(Duration::from_millis(100)));
+        let mut progress = Progress::start(label, self.orders.len(), &self.tally);
+        let mut tick = interval(Duration::from_millis(100));
         let mut calls = Calls::none();
         loop {
             select! {
-                () = &mut end => break,
-                _ = interrupted.wait_for(|interrupted| *interrupted) => break,
                 _ = tick.tick() => progress.update(),
-                // Before its time a worker ends only with an error.
-                Some(worker) = workers.join_next() => calls.add(&worker??),
+                worker = workers.join_next() => match worker {
+                    Some(worker) => calls.add(&worker??),
+                    None => break,
+                },
             }
         }
-        stop.store(true, Ordering::Relaxed);
-        while let Some(worker) = workers.join_next().await {
-            calls.add(&worker??);
-        }
-        progress.finish(*interrupted.borrow());
+        progress.finish(*self.interrupted.borrow());
         Ok(calls)
     }
 
     async fn balance_faults(&self) -> anyhow::Result<Vec<String>> {
         Ok(match self.database.surplus().await? {
             0 => vec![],
-            surplus => vec![format!("the accounts hold {surplus:+} cents")],
+            surplus => vec![format!("the total has changed by {surplus:+} cents")],
         })
     }
 
     async fn ledger_faults(&self, calls: &Calls) -> anyhow::Result<Vec<String>> {
         let ledger = self.database.ledger().await?;
+        let missing = calls.committed.iter().filter(|call| !ledger.contains_key(call)).count();
+        let unexpected = calls.failed.iter().filter(|call| ledger.contains_key(call)).count();
+        let repeated = ledger.values().filter(|times| **times > 1).count();
         let faults = [
-            (
-                calls.committed.iter().filter(|call| !ledger.contains_key(call)).count(),
-                "that returned Ok and are not in it",
-            ),
-            (calls.failed.iter().filter(|call| ledger.contains_key(call)).count(), "that failed and are in it"),
-            (ledger.values().filter(|times| **times > 1).count(), "that are in it more than once"),
+            (missing, "that returned Ok and are not in the ledger"),
+            (unexpected, "that failed and are in the ledger"),
+            (repeated, "that are in the ledger more than once"),
         ];
         Ok(faults
             .iter()
@@ -150,25 +144,23 @@ type Workers = JoinSet<anyhow::Result<Calls>>;
 struct Worker {
     pool: Pool,
     tally: Arc<Tally>,
-    accounts: i64,
-    act: Act,
+    workload: Workload,
     retries: bool,
-    /// The next call's number.
-    next: Arc<AtomicI64>,
-    stop: Arc<AtomicBool>,
+    orders: Arc<[Order]>,
+    /// The index of the next transfer that no worker has taken.
+    next: Arc<AtomicUsize>,
     interrupted: watch::Receiver<bool>,
 }
 
 impl Worker {
-    /// Calls until told to stop. An error that is no lost conflict ends the demo.
+    /// Makes transfers until none is left. An error other than a conflict ends the demo.
     async fn work(mut self) -> anyhow::Result<Calls> {
         let mut calls = Calls::none();
-        while !self.stop.load(Ordering::Relaxed) {
-            let order = Order::random(self.next.fetch_add(1, Ordering::Relaxed), self.accounts);
+        while let Some(&order) = self.orders.get(self.next.fetch_add(1, Ordering::Relaxed)) {
             let started = Instant::now();
             let result = select! {
-                result = transfer(&self.pool, self.act, self.retries, order) => result,
-                // Dropping a call is safe: it is rolled back, unless its COMMIT was on its way.
+                result = transfer(&self.pool, self.workload, self.retries, order) => result,
+                // Dropping a call is safe: it is rolled back, unless its COMMIT was already sent.
                 _ = self.interrupted.wait_for(|interrupted| *interrupted) => break,
             };
             match result {
@@ -180,7 +172,7 @@ impl Worker {
                 }
                 Err(error) => match classify(&error) {
                     Some(Class::Serialization | Class::Deadlock) => calls.failed.push(order.call),
-                    _ => return Err(error).context("a transfer failed, and not for a conflict"),
+                    _ => return Err(error).context("a transfer failed, and not because of a conflict"),
                 },
             }
         }

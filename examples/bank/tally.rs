@@ -1,4 +1,4 @@
-//! Counting what the runtime reports: each retry and each give-up is an event.
+//! Counts calls and conflicts, from the runtime's events: it emits one for each retry and each give-up.
 
 use std::fmt;
 use std::sync::Arc;
@@ -10,10 +10,10 @@ use tracing::{Event, Subscriber};
 use tracing_subscriber::layer::{Context, Layer, SubscriberExt};
 use tracing_subscriber::util::SubscriberInitExt;
 
-/// What happened so far.
+/// Counts of one run.
 #[derive(Debug, Default)]
 pub(crate) struct Tally {
-    /// Calls that returned `Ok`. The workers count these: a success is no event.
+    /// Calls that returned `Ok`. The workers count these, as there is no event for a success.
     pub(crate) committed: AtomicU64,
     serialization: AtomicU64,
     deadlocks: AtomicU64,
@@ -22,40 +22,38 @@ pub(crate) struct Tally {
 }
 
 impl Tally {
-    /// A tally of the events in this process, from now on.
+    /// Subscribes to the events of this process.
     pub(crate) fn install() -> Arc<Self> {
         let tally = Arc::new(Self::default());
         tracing_subscriber::registry().with(Counter(tally.clone())).init();
         tally
     }
 
-    /// Begins anew.
+    /// Sets all counts to zero.
     pub(crate) fn reset(&self) {
         for count in [&self.committed, &self.serialization, &self.deadlocks, &self.retried, &self.failed] {
             count.store(0, Ordering::Relaxed);
         }
     }
 
-    /// Attempts that were repeated.
+    /// Retries.
     pub(crate) fn retried(&self) -> u64 {
         self.retried.load(Ordering::Relaxed)
+    }
+
+    /// Calls that have returned.
+    pub(crate) fn finished(&self) -> u64 {
+        self.committed.load(Ordering::Relaxed) + self.failed.load(Ordering::Relaxed)
     }
 }
 
 impl fmt::Display for Tally {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let counts = [
-            (&self.committed, "committed"),
-            (&self.serialization, "conflicts"),
-            (&self.deadlocks, "deadlocks"),
-            (&self.retried, "retried"),
-            (&self.failed, "failed"),
-        ];
-        for (i, (count, what)) in counts.into_iter().enumerate() {
-            let comma = if i == 0 { "" } else { ", " };
-            write!(f, "{comma}{} {what}", HumanCount(count.load(Ordering::Relaxed)))?;
-        }
-        Ok(())
+        let count = |count: &AtomicU64| HumanCount(count.load(Ordering::Relaxed));
+        let conflicts = self.serialization.load(Ordering::Relaxed) + self.deadlocks.load(Ordering::Relaxed);
+        write!(f, "{} committed, {} failed, ", count(&self.committed), count(&self.failed))?;
+        write!(f, "{} retries; ", count(&self.retried))?;
+        write!(f, "{} conflicts (deadlocks: {})", HumanCount(conflicts), count(&self.deadlocks))
     }
 }
 
