@@ -1,7 +1,7 @@
 //! A transfer between two accounts: the smallest complete program.
 //!
-//! `cargo run -p retry-examples --example transfer` runs it in a database of its own, on the server that
-//! `DATABASE_URL` names or on a throwaway one. What the attribute makes of the function is in `transfer_expanded.rs`.
+//! Run it with `cargo run -p retry-examples --example transfer`. It creates a database and drops it, on the server that
+//! `DATABASE_URL` names or on a throwaway server. `transfer_expanded.rs` shows the code that the attribute generates.
 
 use retry_runtime::{Transaction, transactional};
 use retry_tests::Database;
@@ -10,10 +10,10 @@ use retry_tests::Database;
 enum BankError {
     #[error("insufficient funds")]
     InsufficientFunds,
-    /// What a statement returned: `?` in the body makes it.
+    /// A statement failed. `?` converts to this in the body.
     #[error(transparent)]
     Postgres(#[from] tokio_postgres::Error),
-    /// What the retry loop itself reports, such as a lost COMMIT.
+    /// An error of the retry loop itself, such as an unknown commit outcome.
     #[error(transparent)]
     Transaction(#[from] retry_runtime::Error),
 }

@@ -1,9 +1,9 @@
-//! What `#[transactional]` makes of the function in `transfer.rs`, as `cargo expand` would show it.
+//! The code that `#[transactional]` generates for the function in `transfer.rs`, as `cargo expand` would show it.
 //!
-//! A test compares the two, comments and layout aside. What `__private` holds is no public interface: this is for
-//! reading, not for copying.
+//! A test compares it with the macro's output, apart from comments and layout. It is for reading, not for copying:
+//! `__private` is not a public API.
 
-// As the macro writes it; what a macro writes is exempt from style lints.
+// Clippy does not report this in code that a macro generates.
 #![allow(clippy::empty_loop)]
 
 use retry_runtime::Transaction;
@@ -20,14 +20,14 @@ enum BankError {
 }
 
 async fn transfer(
-    // In place of `tx`: a pool, a client, or an open transaction.
+    // Replaces `tx`: a pool, a client, or an open transaction.
     source: impl ::core::convert::Into<::retry_runtime::__private::Source<'_>>,
     from: i64,
     to: i64,
     cents: i64,
 ) -> Result<(), BankError> {
     let mut __call = {
-        // The attribute's options, checked while compiling; the others have their defaults.
+        // The attribute's options, checked at compile time. The others have their defaults.
         #[allow(clippy::needless_update)]
         static __CALLSITE: ::retry_runtime::__private::Callsite = ::retry_runtime::__private::Callsite::new(
             ::core::concat!(::core::module_path!(), "::", "transfer"),
@@ -41,24 +41,24 @@ async fn transfer(
         ::retry_runtime::__private::Call::new(::core::convert::Into::into(source), &__CALLSITE)
     };
     loop {
-        // Takes a connection, unless the call has one, and sends BEGIN.
+        // Takes a connection, unless the call already has one, and sends BEGIN.
         let __attempt = match __call.begin().await {
             ::core::result::Result::Ok(mut tx) => {
-                // Ends the body at the deadline, and knows of calls that are made inside it.
+                // Enforces the deadline, and detects calls that are made inside the body.
                 let __scope = tx.scope();
                 let __lent = &mut tx;
-                // A block of its own, so that `return` and `?` in the body end the attempt, not the loop.
+                // The `async` block lets `return` and `?` in the body end the attempt and not the loop.
                 #[allow(unused_braces)]
                 let __outcome: Result<(), BankError> = __scope
                     .body(async {
-                        // Never runs: it tells the compiler what `?` converts to.
+                        // Never runs. It tells the compiler the type that `?` converts to.
                         #[allow(unreachable_code)]
                         if false {
                             let __ret: Result<(), BankError> = loop {};
                             return __ret;
                         }
                         let tx: &mut Transaction<'_> = ::retry_runtime::__private::lend(__lent);
-                        // The body, untouched.
+                        // The body, unchanged.
                         {
                             let balance: i64 =
                                 tx.query_one("SELECT balance FROM accounts WHERE id = $1", &[&from]).await?.get(0);
@@ -73,16 +73,16 @@ async fn transfer(
                         }
                     })
                     .await;
-                // No more than itself: a return type that is no `Result` is reported here, once.
+                // Does nothing to a `Result`. For any other return type, the compile error is reported here, once.
                 let __outcome = ::retry_runtime::__private::Outcome::into_result(__outcome);
-                // The database's failure, if there is one in the error's chain of sources.
+                // The database's error, if the body's error has one in its chain of sources.
                 let __body_error = ::retry_runtime::__private::body_error!(tx, &__outcome);
-                // Sends COMMIT, or ROLLBACK.
+                // Sends COMMIT or ROLLBACK.
                 ::core::result::Result::Ok(tx.finish(__outcome, __body_error).await)
             }
             ::core::result::Result::Err(__error) => ::core::result::Result::Err(__error),
         };
-        // The call's result; or the connection is given back and, after a short sleep, another attempt follows.
+        // Returns the call's result; or gives the connection back, sleeps, and lets the next attempt begin.
         if let ::core::ops::ControlFlow::Break(__result) = __call.next(__attempt).await {
             return ::retry_runtime::__private::Outcome::from_result(__result);
         }
