@@ -1,4 +1,4 @@
-//! Calls `#[transactional]` functions under random faults, and checks that every caller was told the truth.
+//! Calls `#[transactional]` functions under random faults, and checks each result against the database.
 
 use std::process::ExitCode;
 use std::time::Duration;
@@ -6,24 +6,23 @@ use std::time::Duration;
 use clap::{Parser, value_parser};
 use retry_tests::soak::{Options, run};
 
-/// Many calls of `#[transactional]` functions, of all kinds and at once, while connections are cut, backends are
-/// terminated, cancelled and killed, and callers lose their patience. At the end each caller's verdict is held against
-/// what is in the database.
+/// Calls many `#[transactional]` functions concurrently, while connections are cut, backends are terminated, cancelled
+/// and killed, and calls are dropped. At the end it compares what each call returned with what is in the database.
 ///
-/// It runs on a throwaway PostgreSQL server, which it crashes. The exit code is 1 where a verdict was wrong.
+/// It runs on a throwaway PostgreSQL server, which it crashes. The exit code is 1 if any call returned a wrong result.
 #[derive(Debug, Parser)]
 #[command(name = "soak")]
 struct Args {
-    /// How many calls
+    /// Number of calls
     #[arg(long, value_name = "N", default_value_t = 100_000, value_parser = value_parser!(i64).range(1..))]
     calls: i64,
-    /// How many calls at the same time
+    /// Number of concurrent calls
     #[arg(long, value_name = "N", default_value_t = 24, value_parser = value_parser!(u16).range(1..=100))]
     callers: u16,
-    /// What chance depends on, as far as it does not depend on timing; by default another one each time
+    /// Seed of the random choices; timing still differs between runs. Default: a new seed for each run
     #[arg(long, value_name = "N")]
     seed: Option<u64>,
-    /// No call begins after that
+    /// Seconds after which no further call begins
     #[arg(long, value_name = "N", default_value_t = 3_600)]
     seconds: u64,
 }
