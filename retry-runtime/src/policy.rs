@@ -1,4 +1,4 @@
-//! What a function asks for: budgets, isolation, timeouts and delays, fixed while compiling.
+//! The options of a function: retry budgets, isolation, timeouts and delays, fixed at compile time.
 
 use std::time::Duration;
 
@@ -25,15 +25,15 @@ impl Isolation {
     }
 }
 
-/// How much of a back-off delay is left to chance.
+/// How much of a back-off delay is random.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub enum Jitter {
-    /// Anything from nothing to the whole delay, all equally likely.
+    /// All of it: uniform between zero and the whole delay.
     #[default]
     Full,
-    /// At least half of the delay, and up to the whole of it.
+    /// Half of it: uniform between half of the delay and the whole delay.
     Equal,
-    /// Always the whole delay.
+    /// None of it: always the whole delay.
     None,
 }
 
@@ -47,49 +47,45 @@ pub enum Damping {
     Off,
 }
 
-/// Whether the body waits for the answer to `BEGIN`.
+/// Whether the body waits for the reply to `BEGIN`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Begin {
     /// The body runs once `BEGIN` has succeeded.
     Awaited,
-    /// The body runs at once, and its first statement leaves in the flight of `BEGIN`: a round trip less.
+    /// The body runs at once, and its first statement leaves together with `BEGIN`: a round trip less.
     ///
-    /// Nothing else leaves before `BEGIN` is answered, and where it failed the attempt ends. But where it failed on a
-    /// connection that goes on (a stray cancel request hit it, say), the first statement ran outside of the
-    /// transaction, and what it wrote stays. So it is for functions whose first statement only reads.
+    /// No other statement leaves before the reply to `BEGIN`. If `BEGIN` fails, the attempt ends. But if `BEGIN` fails
+    /// and the connection survives (for example after a stray cancel request), the first statement ran outside of the
+    /// transaction, and what it wrote stays. So this is for functions whose first statement only reads.
     Pipelined,
 }
 
-/// What to do when the answer to `COMMIT` is lost, and with it the knowledge whether the transaction is committed.
+/// What to do if there is no reply to `COMMIT`, so that the transaction may be committed or not.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub enum UnknownCommit {
     /// Return [`Error::CommitUnknown`](crate::Error::CommitUnknown).
     #[default]
     Fail,
-    /// Run the body again, on `retries`: for bodies that may run twice.
+    /// Run the body again, on `retries`: for bodies that may be applied twice.
     Retry,
     /// Look the transaction up by its id, on another connection of the pool. PostgreSQL 13 or later only.
     ///
-    /// Undecidable after a crash or failover that the transaction seems to have survived, and where a call has no
-    /// pool: then as `Fail`. Looks for as long as the deadline allows, or for 30 seconds, and so unknown also while a
-    /// synchronous standby does not acknowledge it. Costs one more query in the message of `BEGIN`, which takes the
-    /// transaction's snapshot and gives it an id even where it writes nothing.
+    /// This cannot decide after a crash or failover that the transaction seems to have survived, or if a call has no
+    /// pool: then it is like `Fail`. The look-up lasts as long as the deadline allows, or 30 seconds. The outcome stays
+    /// unknown while a synchronous standby does not acknowledge it. Costs one more query in the message of `BEGIN`. That
+    /// takes the transaction's snapshot, and assigns it an id even if it writes nothing.
     Resolve,
-    /// Write a token with the commit, and look for it on another connection of the pool. Survives failover, and works
-    /// wherever a table does; costs one inserted row for each commit. [`install`](crate::install()) makes the table.
+    /// Write a token with the commit, and look for it on another connection of the pool. This survives failover and needs
+    /// only a table. Costs one inserted row for each commit. [`install`](crate::install()) creates the table.
     Token,
 }
 
-/// What `#[transactional]` was told: one field for each of its options.
-///
-/// Plain data, made in constants: `Policy { retries: 3, ..Policy::DEFAULT }`. New fields may come with any
-/// release, so always end with `..Policy::DEFAULT`.
+/// The options of `#[transactional]`, one field each.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Policy {
-    /// Retries after a failure of the surroundings: a lost connection, a server starting up, a full pool.
-    /// Default: 2.
+    /// Retries after transient failures: a closed connection, a server starting up, a full pool. Default: 2.
     pub retries: u32,
-    /// Retries after losing to a concurrent transaction. `None`, the default: 5, or `retries` where that is greater.
+    /// Retries after conflicts with concurrent transactions. `None`, the default: 5, or `retries` if that is greater.
     pub deadlock_retries: Option<u32>,
     /// The isolation level. `None`, the default: the session's.
     pub isolation: Option<Isolation>,
@@ -97,14 +93,13 @@ pub struct Policy {
     pub read_only: bool,
     /// Whether the transaction is `DEFERRABLE`. Default: `false`.
     pub deferrable: bool,
-    /// The longest first delay after a lost conflict; twenty times that after a failure of the surroundings.
-    /// Default: 1 ms. From there it doubles, or grows faster where the last retry of the budget would not come up to
-    /// `max_delay` otherwise.
+    /// The upper bound of the first delay after a conflict; twenty times that after a transient failure. Default: 1 ms.
+    /// The bound doubles with each retry. It grows faster if the budget is too small to reach `max_delay` that way.
     pub base_delay: Duration,
-    /// The longest delay after any number of lost conflicts; twenty times that after failures of the surroundings.
-    /// `None`, the default: 50 ms, or `base_delay` where that is longer.
+    /// The upper bound of the last delay after conflicts; twenty times that after transient failures. `None`, the
+    /// default: 50 ms, or `base_delay` if that is longer.
     pub max_delay: Option<Duration>,
-    /// How delays are spread. Default: [`Jitter::Full`].
+    /// How much of a delay is random. Default: [`Jitter::Full`].
     pub jitter: Jitter,
     /// The server's `statement_timeout` in this transaction. `None`, the default: the session's.
     pub statement_timeout: Option<Duration>,
@@ -116,18 +111,18 @@ pub struct Policy {
     pub retry_on: &'static [&'static str],
     /// The wall-clock limit of the whole call. `None`, the default: no limit.
     pub deadline: Option<Duration>,
-    /// What to do when the answer to `COMMIT` is lost. Default: [`UnknownCommit::Fail`].
+    /// What to do if there is no reply to `COMMIT`. Default: [`UnknownCommit::Fail`].
     pub unknown_commit: UnknownCommit,
-    /// After how many lost conflicts a call runs alone among those of its function that lost as many, without
-    /// sleeping between its attempts. `None`, the default: never.
+    /// After this many conflicts, retries of the function run one at a time, without sleeping between attempts. `None`,
+    /// the default: never.
     pub escalate_after: Option<u32>,
-    /// Whether the function's calls on a pool go one at a time for a while, after deadlocks that cost more than running
-    /// at once gains. Default: `true`.
+    /// Whether the function's calls on a pool run one at a time for a while after deadlocks that cost more than
+    /// concurrency gains. Default: [`Damping::On`].
     pub damping: Damping,
     /// Whether a call made inside another call's body may run in a transaction of its own on the same pool.
     /// Default: `false`, and such a call is refused with [`Error::NotNested`](crate::Error::NotNested).
     pub independent: bool,
-    /// Whether the body waits for the answer to `BEGIN`. `None`, the default: [`Begin::Pipelined`] where `read_only`,
+    /// Whether the body waits for the reply to `BEGIN`. `None`, the default: [`Begin::Pipelined`] if `read_only`,
     /// [`Begin::Awaited`] otherwise.
     pub begin: Option<Begin>,
 }
@@ -155,7 +150,7 @@ impl Policy {
         begin: None,
     };
 
-    /// The retries after losing to a concurrent transaction.
+    /// The retries after conflicts.
     #[must_use]
     pub const fn deadlock_retries(&self) -> u32 {
         match self.deadlock_retries {
@@ -165,7 +160,7 @@ impl Policy {
         }
     }
 
-    /// Whether the body waits for the answer to `BEGIN`.
+    /// Whether the body waits for the reply to `BEGIN`.
     #[must_use]
     pub const fn begin(&self) -> Begin {
         match self.begin {
@@ -175,7 +170,7 @@ impl Policy {
         }
     }
 
-    /// The longest delay after any number of lost conflicts.
+    /// The upper bound of the last delay after conflicts.
     #[must_use]
     pub const fn max_delay(&self) -> Duration {
         const DEFAULT: Duration = Duration::from_millis(50);
@@ -186,7 +181,7 @@ impl Policy {
         }
     }
 
-    /// Refuses what cannot be meant. Runs while compiling, where the macro saw only the path of a constant.
+    /// Refuses contradictions, at compile time. The macro checks what it can: for a constant it sees only the path.
     pub(crate) const fn validate(&self) {
         assert!(self.base_delay.as_nanos() <= self.max_delay().as_nanos(), "`base_delay` is longer than `max_delay`");
         assert!(
@@ -218,7 +213,7 @@ impl Policy {
         }
     }
 
-    /// Whether the transaction's identity is asked for in the message of `BEGIN`. One that only reads needs none.
+    /// Whether the message of `BEGIN` asks for the transaction's identity. A read-only transaction needs none.
     pub(crate) fn asks_identity(&self) -> bool {
         self.unknown_commit == UnknownCommit::Resolve && !self.read_only
     }
