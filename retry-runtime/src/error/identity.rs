@@ -150,7 +150,7 @@ impl serde::Serialize for Identity {
 #[cfg(feature = "serde")]
 impl<'de> serde::Deserialize<'de> for Identity {
     fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let text = std::borrow::Cow::<'de, str>::deserialize(deserializer)?;
+        let text = String::deserialize(deserializer)?;
         text.parse().map_err(serde::de::Error::custom)
     }
 }
@@ -169,6 +169,15 @@ mod tests {
             let identity: Identity = text.parse().expect(text);
             assert_eq!(identity.to_string(), text);
         }
+    }
+
+    #[cfg(feature = "serde")]
+    #[test]
+    fn serde_uses_the_text() {
+        let json = "\"xid:7/4711/00000001/17/73\"";
+        let identity: Identity = serde_json::from_str(json).expect("an identity");
+        assert_eq!(serde_json::to_string(&identity).expect("a string"), json);
+        assert!(serde_json::from_str::<Identity>("\"xid:7\"").is_err());
     }
 
     #[test]
