@@ -11,6 +11,7 @@ mod contention;
 mod delay;
 mod environment;
 mod overhead;
+mod pin;
 mod summary;
 
 use clap::{Parser, Subcommand};
@@ -21,6 +22,10 @@ struct Cli {
     /// The threads of the client's runtime; by default one for each core
     #[arg(long, global = true)]
     threads: Option<usize>,
+
+    /// Run client and server on this core only, counted from 0 (Linux)
+    #[arg(long, global = true, value_name = "CORE")]
+    pin: Option<usize>,
 
     #[command(subcommand)]
     command: Command,
@@ -38,6 +43,9 @@ enum Command {
 
 fn main() -> anyhow::Result<()> {
     let cli = Cli::parse();
+    if let Some(core) = cli.pin {
+        pin::pin_to(core)?;
+    }
     environment::keep_clusters_in_memory();
     let mut runtime = tokio::runtime::Builder::new_multi_thread();
     if let Some(threads) = cli.threads {
