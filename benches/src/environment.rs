@@ -1,4 +1,4 @@
-//! Where transactions run: a throwaway server, with the latency of a network and of a disk where asked for.
+//! A throwaway server, with the latency of a network and of a disk on request.
 
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -12,15 +12,15 @@ use tokio_postgres::config::Host;
 use crate::delay::Delay;
 use crate::summary::Spread;
 
-/// The environments that a command goes through, one after the other.
+/// The environments in which a command measures, one after the other.
 #[derive(Args, Debug)]
 pub(crate) struct EnvironmentArgs {
-    /// Latencies of the network, client to server
+    /// Latencies of the network, from client to server
     #[arg(long, value_parser = humantime::parse_duration, value_delimiter = ',', default_value = "0ms")]
     latency: Vec<Duration>,
 
-    /// Times that the disk takes to flush; 0 is no disk: `fsync` and `synchronous_commit` off. A model: the cluster is
-    /// in memory, and whoever flushes sleeps first (`commit_delay`)
+    /// How long the disk takes to flush. 0 means no disk: `fsync` and `synchronous_commit` are off. Otherwise the disk
+    /// is simulated: the cluster is in memory, and a flush begins with a sleep (`commit_delay`)
     #[arg(long, value_parser = humantime::parse_duration, value_delimiter = ',', default_value = "0ms")]
     disk: Vec<Duration>,
 }
@@ -32,21 +32,21 @@ impl EnvironmentArgs {
     }
 }
 
-/// What a transaction has to wait for.
+/// The latencies of one environment.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Environment {
-    /// What the network adds to every round trip.
+    /// Added to every round trip.
     pub(crate) latency: Duration,
     /// How long the disk takes to flush.
     pub(crate) disk: Duration,
 }
 
 impl Environment {
-    /// The settings of the server. Autovacuum would come and go as it likes.
+    /// The settings of the server. Autovacuum is off, because it would run at random times.
     ///
-    /// The disk is a model: the cluster is in memory, and the leader of each group commit sleeps before it flushes
-    /// (`commit_delay`), while the others wait for it. A real disk differs in that a flush takes along only what was
-    /// written before it began.
+    /// The disk is simulated: the cluster is in memory, and the leader of each group commit sleeps before it flushes
+    /// (`commit_delay`), while the others wait for it. On a real disk, a flush covers only what was written before it
+    /// began.
     fn settings(self) -> Vec<String> {
         let mut settings =
             vec!["autovacuum=off", "deadlock_timeout=1s", "shared_buffers=128MB", "log_min_messages=fatal"];
@@ -58,7 +58,7 @@ impl Environment {
     }
 }
 
-/// A running server, and the way to it.
+/// A running server, and the proxy in front of it, if there is one.
 #[derive(Debug)]
 pub(crate) struct Cluster {
     server: Server,
@@ -66,7 +66,7 @@ pub(crate) struct Cluster {
 }
 
 impl Cluster {
-    /// Starts a server, and says what a round trip to it takes.
+    /// Starts a server, and prints how long a round trip to it takes.
     pub(crate) async fn start(environment: Environment) -> anyhow::Result<Self> {
         let settings = environment.settings();
         let server = Server::start_with(&settings.iter().map(String::as_str).collect::<Vec<_>>())?;
@@ -80,19 +80,19 @@ impl Cluster {
         Ok(cluster)
     }
 
-    /// How to connect over the network.
+    /// Connects through the proxy, if there is one.
     pub(crate) fn config(&self) -> Config {
         let mut config = Config::new();
         config.host_path(self.socket_folder()).user("postgres").dbname("postgres");
         config
     }
 
-    /// How to connect past the network.
+    /// Connects without the proxy.
     pub(crate) fn direct(&self) -> Config {
         self.server.config()
     }
 
-    /// Where the socket is that stands for the server.
+    /// The folder of the socket that [`Cluster::config`] connects to.
     pub(crate) fn socket_folder(&self) -> std::path::PathBuf {
         match (&self.delay, self.server.config().get_hosts()) {
             (Some(delay), _) => delay.dir(),
@@ -106,7 +106,7 @@ impl Cluster {
         let version: String = client.query_one("SHOW server_version", &[]).await?.get(0);
         let (network, socket) = (ping(&self.config()).await?, ping(&self.direct()).await?);
         println!(
-            "PostgreSQL {version}, latency {:?}, disk {:?}: a round trip takes {network:.2} ms, past the network {socket:.2} ms",
+            "PostgreSQL {version}, latency {:?}, disk {:?}: a round trip takes {network:.2} ms, without the proxy {socket:.2} ms",
             environment.latency, environment.disk,
         );
         Ok(())
@@ -125,12 +125,12 @@ async fn ping(config: &Config) -> anyhow::Result<f64> {
     Ok(Spread::of(&times).median)
 }
 
-/// Has throwaway clusters made in memory, where the system has a folder for that: a real disk's flushes take from 0.1
-/// to 10 ms, as it likes.
+/// Puts throwaway clusters in memory if the system has a folder for that. A flush of a real disk takes anything from
+/// 0.1 to 10 ms.
 pub(crate) fn keep_clusters_in_memory() {
     let memory = Path::new("/dev/shm");
     if memory.is_dir() {
-        // Fails only where it was called before.
+        // Fails only if it was called before.
         let _ = tempfile::env::override_temp_dir(memory);
     }
 }

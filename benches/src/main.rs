@@ -1,7 +1,7 @@
-//! Measures `#[transactional]` beside its peers, on throwaway PostgreSQL servers.
+//! Compares `#[transactional]` with its peers, on throwaway PostgreSQL servers.
 //!
-//! `overhead` asks what a transaction costs where nothing goes wrong, `contention` what survives where transactions
-//! get in each other's way, and `charts` draws what the two wrote.
+//! `overhead` measures what a transaction costs if nothing goes wrong. `contention` measures how many transactions
+//! commit if they conflict. `charts` draws the results of both.
 
 // Counts and times are far from 2^53.
 #![allow(clippy::cast_precision_loss)]
@@ -17,9 +17,9 @@ mod summary;
 use clap::{Parser, Subcommand};
 
 #[derive(Debug, Parser)]
-#[command(about = "Measures #[transactional] beside its peers, on throwaway PostgreSQL servers")]
+#[command(about = "Compares #[transactional] with its peers, on throwaway PostgreSQL servers")]
 struct Cli {
-    /// The threads of the client's runtime; by default one for each core
+    /// Threads of the client's runtime; by default one per core
     #[arg(long, global = true)]
     threads: Option<usize>,
 
@@ -33,11 +33,11 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// One caller a row: what a transaction costs where nothing goes wrong
+    /// One caller per row: what a transaction costs if nothing goes wrong
     Overhead(overhead::Args),
     /// Many callers, few rows: which retry strategy commits most, and how long its slowest calls take
     Contention(contention::Args),
-    /// Draws what the two wrote with --csv as SVG
+    /// Draw the CSV files of the other two as SVG
     Charts(charts::Args),
 }
 

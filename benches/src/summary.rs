@@ -1,4 +1,4 @@
-//! The few numbers that many measurements come down to.
+//! Summaries of many measurements, and CSV files.
 
 use std::fmt;
 use std::fs::OpenOptions;
@@ -6,7 +6,7 @@ use std::path::Path;
 
 use serde::Serialize;
 
-/// The middle and the ends of some measurements.
+/// The median and the extremes of some measurements.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Spread {
     pub(crate) median: f64,
@@ -15,7 +15,7 @@ pub(crate) struct Spread {
 }
 
 impl Spread {
-    /// Of no measurements all is `NaN`.
+    /// Without measurements, all three are `NaN`.
     pub(crate) fn of(values: &[f64]) -> Self {
         let mut sorted = values.to_vec();
         sorted.sort_by(f64::total_cmp);
@@ -28,7 +28,7 @@ impl Spread {
     }
 }
 
-/// As `median [min..max]`, with the precision that the format asks for, or `-` for nothing.
+/// As `median [min..max]`, with the precision of the format, or `-` without measurements.
 impl fmt::Display for Spread {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         if self.median.is_nan() {
@@ -39,14 +39,14 @@ impl fmt::Display for Spread {
     }
 }
 
-/// Milliseconds in as many digits as one can use.
+/// Milliseconds, with two decimals below 10.
 pub(crate) fn milliseconds(micros: f64) -> String {
     let milliseconds = micros / 1e3;
     let precision = if milliseconds < 10.0 { 2 } else { 0 };
     format!("{milliseconds:.precision$}")
 }
 
-/// Adds lines to a CSV file, with a header where it is new.
+/// Appends lines to a CSV file. A new file gets a header.
 pub(crate) fn append_csv(file: &Path, lines: impl Iterator<Item = impl Serialize>) -> anyhow::Result<()> {
     let file = OpenOptions::new().create(true).append(true).open(file)?;
     let is_new = file.metadata()?.len() == 0;
@@ -62,7 +62,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_spread_has_the_middle_and_the_ends() {
+    fn a_spread_has_the_median_and_the_extremes() {
         assert_eq!(format!("{:.1}", Spread::of(&[3.0, 1.0, 2.0])), "2.0 [1.0..3.0]");
         assert_eq!(format!("{:.1}", Spread::of(&[4.0, 1.0])), "2.5 [1.0..4.0]");
         assert_eq!(Spread::of(&[]).to_string(), "-");

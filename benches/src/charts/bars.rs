@@ -1,4 +1,4 @@
-//! Overhead: a bar for each variant, as long as its throughput beside the baseline's.
+//! Overhead: a bar per variant, as long as its throughput relative to the baseline.
 
 use std::path::Path;
 
@@ -10,7 +10,7 @@ use crate::overhead::{Line, Variant};
 use crate::summary::Spread;
 
 const WIDTH: u32 = 860;
-/// The height of a bar and the gap under it.
+/// The height of a bar with the gap below it.
 const STEP: u32 = 34;
 /// Room for the names.
 const LEFT: u32 = 150;
@@ -38,7 +38,7 @@ pub(crate) fn draw(file: &Path, title: &str, lines: &[Line]) -> anyhow::Result<(
         .light_line_style(BACKGROUND)
         .bold_line_style(GRID)
         .axis_style(INK)
-        .x_desc("throughput beside tokio-postgres by hand: median, and all blocks from the lowest to the highest")
+        .x_desc("throughput relative to hand-written tokio-postgres: median, lowest and highest of all blocks")
         .label_style(text(13, INK, HPos::Center, VPos::Top))
         .draw()?;
     for (top, (variant, spread)) in (0..).map(f64::from).zip(&bars) {

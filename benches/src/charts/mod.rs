@@ -1,5 +1,5 @@
-//! Draws what the other commands wrote as SVG. The background is opaque and the fonts are the viewer's own, so that a
-//! chart is readable on light and dark pages alike.
+//! Draws the results of the other commands as SVG. The background is opaque and the fonts are the viewer's own, so a
+//! chart is readable on light and dark pages.
 
 mod bars;
 mod scatter;
@@ -18,11 +18,11 @@ use crate::overhead;
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
-    /// What `overhead --csv` wrote
+    /// The file of `overhead --csv`
     #[arg(long)]
     overhead: Option<PathBuf>,
 
-    /// What `contention --csv` wrote
+    /// The file of `contention --csv`
     #[arg(long)]
     contention: Option<PathBuf>,
 
@@ -31,7 +31,7 @@ pub(crate) struct Args {
     out: PathBuf,
 }
 
-/// Draws one chart for each environment and scenario in the files.
+/// Draws one chart per environment and scenario in the files.
 pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
     fs::create_dir_all(&args.out)?;
     if let Some(file) = &args.overhead {

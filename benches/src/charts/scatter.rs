@@ -1,4 +1,4 @@
-//! Contention: a point for each strategy, what it commits against how long its slowest calls take.
+//! Contention: a point per strategy, its throughput against the latency of its slowest calls.
 
 use std::ops::Range;
 use std::path::Path;
@@ -20,7 +20,7 @@ struct Point {
     strategy: Strategy,
     /// The 99.9th percentile of the latency in milliseconds.
     p999: f64,
-    /// To the baseline's, or in commits per second.
+    /// Relative to the baseline, or in commits per second.
     goodput: f64,
     /// The share of the calls that gave up.
     failed: f64,
@@ -49,14 +49,14 @@ pub(crate) fn draw(file: &Path, title: &str, lines: &[Line]) -> anyhow::Result<(
         .light_line_style(BACKGROUND)
         .bold_line_style(GRID)
         .axis_style(INK)
-        .x_desc("99.9 % of the calls take at most so many ms (to the left is better)")
-        .y_desc(if is_relative { "commits beside those of retries at once" } else { "commits per second" })
+        .x_desc("latency that 99.9 % of the calls stay below, in ms (left is better)")
+        .y_desc(if is_relative { "commits relative to immediate retries" } else { "commits per second" })
         .x_labels(5)
         .x_label_formatter(&|x| tick(*x))
         .y_label_formatter(&|y| tick(*y))
         .label_style(text(13, INK, HPos::Center, VPos::Top))
         .draw()?;
-    // Nothing committed has no place on a logarithmic axis: at its foot.
+    // A logarithmic axis has no zero: a strategy that committed nothing stands at its lower end.
     let place = |point: &Point| chart.backend_coord(&(point.p999, point.goodput.max(floor)));
     let places: Vec<_> = points.iter().map(place).collect();
     for ((point, place), label) in points.iter().zip(&places).zip(labels(&places)) {
@@ -86,8 +86,8 @@ fn points(lines: &[Line], goodput: impl Fn(&Line) -> f64) -> Vec<Point> {
     points
 }
 
-/// Heights for labels of points that come from top to bottom: each beside its point, or below the label before it; at
-/// the foot they move up as far as they must.
+/// Heights of the labels, for points from top to bottom. Each label stands beside its point, or below the label before
+/// it. Labels that would pass the lower end move up.
 fn labels(places: &[(i32, i32)]) -> Vec<i32> {
     let mut heights: Vec<i32> = Vec::new();
     for &(_, y) in places {
@@ -101,7 +101,7 @@ fn labels(places: &[(i32, i32)]) -> Vec<i32> {
     heights
 }
 
-/// All positive values with some room round them.
+/// From the least positive value to the greatest, with some room around them.
 fn range(values: impl Iterator<Item = f64>) -> Range<f64> {
     let (low, high) = values
         .filter(|value| *value > 0.0)
@@ -109,12 +109,12 @@ fn range(values: impl Iterator<Item = f64>) -> Range<f64> {
     if low <= high { low / 1.8..high * 1.8 } else { 1.0..10.0 }
 }
 
-/// What to say of calls that gave up, where they are not few: their latencies are short.
+/// The share of the calls that gave up, from 1 %: such calls make latencies look short.
 fn failures(share: f64) -> String {
     if share >= 0.01 { format!(", {:.0} % fail", share * 100.0) } else { String::new() }
 }
 
-/// A number in as many digits as one can use.
+/// A number with two decimals below 10.
 fn tick(value: f64) -> String {
     if value >= 10.0 { format!("{value:.0}") } else { format!("{value:.2}") }
 }

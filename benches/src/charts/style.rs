@@ -1,4 +1,4 @@
-//! The colours and letters of all charts.
+//! The colours and fonts of all charts.
 
 use plotters::coord::Shift;
 use plotters::prelude::*;
@@ -11,7 +11,7 @@ const BASELINE: RGBColor = RGBColor(90, 96, 106);
 const PEER: RGBColor = RGBColor(58, 110, 165);
 const OURS: RGBColor = RGBColor(205, 92, 20);
 
-/// Whose a bar or point is.
+/// Who wrote the code behind a bar or point.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Owner {
     Baseline,
@@ -29,7 +29,7 @@ impl Owner {
     }
 }
 
-/// Says at the top right of a chart whose colour is which.
+/// Explains the colours, at the top right of a chart.
 pub(crate) fn legend(root: &DrawingArea<SVGBackend<'_>, Shift>) -> anyhow::Result<()> {
     let right = i32::try_from(root.dim_in_pixel().0)? - 20;
     for (offset, name, color) in [(0, "#[transactional]", OURS), (125, "peers", PEER), (180, "baseline", BASELINE)] {
@@ -39,7 +39,7 @@ pub(crate) fn legend(root: &DrawingArea<SVGBackend<'_>, Shift>) -> anyhow::Resul
     Ok(())
 }
 
-/// Text of a size and colour. The family is a generic one: whoever shows the chart has it.
+/// Text of a size and colour. The font family is generic, so every viewer has it.
 pub(crate) fn text(size: u32, color: RGBColor, horizontal: HPos, vertical: VPos) -> TextStyle<'static> {
     TextStyle { color: color.to_backend_color(), ..TextStyle::from(("sans-serif", size)) }
         .pos(Pos::new(horizontal, vertical))

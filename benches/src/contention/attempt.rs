@@ -1,4 +1,4 @@
-//! One attempt at a transfer: the same statements for every strategy.
+//! One attempt at a transfer. All strategies send the same statements.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
@@ -8,18 +8,18 @@ use retry_runtime::{Class, classify};
 
 use super::scenario::{Scenario, Transfer};
 
-/// What the calls of one run share.
+/// Shared by the calls of one run.
 #[derive(Debug)]
 pub(crate) struct Run {
     pub(crate) pool: Pool,
     pub(crate) scenario: Scenario,
-    /// After it no attempt begins, and what is still under way is abandoned.
+    /// Later no attempt begins, and calls in progress are abandoned.
     pub(crate) end: Instant,
     pub(crate) attempts: AtomicU64,
 }
 
 impl Run {
-    /// Counts an attempt, or refuses it where the run is over.
+    /// Counts an attempt. Fails if the run is over.
     pub(crate) fn begin_attempt(&self) -> anyhow::Result<()> {
         anyhow::ensure!(!self.is_over(), "the run is over");
         self.attempts.fetch_add(1, Ordering::Relaxed);
@@ -39,7 +39,7 @@ pub(crate) async fn sleep(delay: Duration, end: Instant) {
     }
 }
 
-/// The transfer's statements. A macro, as the transactions of deadpool and ours have the same methods and no trait.
+/// The transfer's statements. A macro, because deadpool's transaction and ours share methods but no trait.
 macro_rules! transfer {
     ($tx:expr, $run:expr, $transfer:expr) => {{
         $run.begin_attempt()?;
@@ -56,7 +56,7 @@ macro_rules! transfer {
 }
 pub(crate) use transfer;
 
-/// An attempt as it is written by hand.
+/// A hand-written attempt.
 pub(crate) async fn by_hand(client: &mut Object, run: &Run, transfer: Transfer) -> anyhow::Result<()> {
     let tx = client.transaction().await?;
     match statements(&tx, run, transfer).await {
@@ -72,7 +72,7 @@ async fn statements(tx: &Transaction<'_>, run: &Run, transfer: Transfer) -> anyh
     transfer!(tx, run, transfer)
 }
 
-/// Whether another attempt may do better.
-pub(crate) fn lost_conflict(error: &anyhow::Error) -> bool {
+/// Whether another attempt may succeed.
+pub(crate) fn is_conflict(error: &anyhow::Error) -> bool {
     matches!(classify(error.as_ref()), Some(Class::Serialization | Class::Deadlock | Class::Lock))
 }

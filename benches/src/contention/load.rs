@@ -11,31 +11,29 @@ use tokio::task::JoinHandle;
 use tokio_postgres::Client;
 use tokio_postgres::error::SqlState;
 
-use super::attempt::{Run, lost_conflict};
+use super::attempt::{Run, is_conflict};
 use super::scenario::Scenario;
 use super::strategy::Strategy;
 use crate::environment::Cluster;
 
-/// Who calls when.
+/// When calls are made.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Load {
     pub(crate) length: Duration,
-    /// In an open loop: how many calls arrive each second, at random times, however the earlier ones fare. Without it
-    /// the loop is closed: each caller waits for the end of one call before it makes the next.
+    /// Calls per second of an open loop. They arrive at random times and do not wait for earlier calls. Without it the
+    /// loop is closed: each caller makes one call after the other.
     pub(crate) rate: Option<f64>,
 }
 
-/// What came of a run.
+/// The result of a run.
 #[derive(Clone, Debug)]
 pub(crate) struct Outcome {
     pub(crate) attempts: u64,
-    /// Calls that were committed in time.
+    /// Calls that committed in time.
     pub(crate) commits: u64,
-    /// Calls that returned an error: their retries were used up, but for a few that `was_cancelled` tells of.
+    /// Calls that returned an error: their retries were used up, or see `was_canceled`.
     pub(crate) give_ups: u64,
-    /// Calls that had not ended with the run.
-    pub(crate) abandoned: u64,
-    /// From a call's arrival to its end, however it ended, in microseconds. For the abandoned: to the end of the run.
+    /// From each call's arrival to its end, or to the end of the run, in microseconds.
     pub(crate) latencies: Histogram<u64>,
 }
 
@@ -44,15 +42,16 @@ pub(crate) struct Outcome {
 enum End {
     Commit,
     GiveUp,
+    /// It had not ended with the run, and then failed.
     Abandoned,
-    /// Abandoned, and then committed.
+    /// It committed after the end of the run.
     LateCommit,
 }
 
 /// How each call ended, and how long it took.
 type Calls = Vec<(End, Duration)>;
 
-/// Makes one run on a fresh table, and checks what it reports against the table.
+/// Makes one run on a new table, and compares its result with the table.
 pub(crate) async fn run(
     cluster: &Cluster,
     admin: &Client,
@@ -82,7 +81,6 @@ impl Outcome {
             attempts: run.attempts.load(Ordering::Relaxed),
             commits: count(calls, End::Commit),
             give_ups: count(calls, End::GiveUp),
-            abandoned: count(calls, End::Abandoned) + count(calls, End::LateCommit),
             latencies,
         })
     }
@@ -129,7 +127,7 @@ async fn open_loop(run: &Arc<Run>, strategy: Strategy, rate: f64) -> anyhow::Res
     Ok(calls)
 }
 
-/// Starts calls at the times of a Poisson process. On a thread, as the runtime's timers count in milliseconds.
+/// Starts calls at the times of a Poisson process. In a thread, because tokio's timers have a resolution of 1 ms.
 fn arrivals(
     run: &Arc<Run>,
     strategy: Strategy,
@@ -150,7 +148,7 @@ fn arrivals(
     }
 }
 
-/// Makes one call. An error other than a lost conflict is a fault of this program.
+/// Makes one call. An error other than a conflict is a bug of this program.
 async fn call(run: &Run, strategy: Strategy, arrival: Instant) -> anyhow::Result<(End, Duration)> {
     let result = strategy.call(run, run.scenario.transfer()).await;
     let now = Instant::now();
@@ -158,20 +156,20 @@ async fn call(run: &Run, strategy: Strategy, arrival: Instant) -> anyhow::Result
         Ok(()) if now < run.end => End::Commit,
         Ok(()) => End::LateCommit,
         Err(_) if now >= run.end => End::Abandoned,
-        Err(error) if lost_conflict(&error) || was_cancelled(&error) => End::GiveUp,
+        Err(error) if is_conflict(&error) || was_canceled(&error) => End::GiveUp,
         Err(error) => return Err(error),
     };
     Ok((end, now.min(run.end).saturating_duration_since(arrival)))
 }
 
-/// Whether the server says that somebody cancelled the statement. Before the end of the run nobody has: that is how
-/// it reports, once in ten thousand times or so, a `lock_timeout` that fires while the lock is being granted.
-fn was_cancelled(error: &anyhow::Error) -> bool {
+/// Whether the server reports that the statement was cancelled. Before the end of the run no cancel request is sent. But
+/// if `lock_timeout` expires while the lock is being granted, which is rare, the server reports it like this.
+fn was_canceled(error: &anyhow::Error) -> bool {
     let mut causes = error.chain().filter_map(|cause| cause.downcast_ref::<tokio_postgres::Error>());
     causes.any(|cause| cause.code() == Some(&SqlState::QUERY_CANCELED))
 }
 
-/// Once the run is over, cancels whatever waits for a lock: nobody wants it any more. Ends only by an error.
+/// After the end of the run, cancels statements that wait for a lock. Returns only an error.
 async fn cut_short(admin: &Client, end: Instant) -> anyhow::Error {
     const CANCEL: &str = "SELECT pg_cancel_backend(pid) FROM pg_stat_activity WHERE wait_event_type = 'Lock'";
     tokio::time::sleep_until(end.into()).await;

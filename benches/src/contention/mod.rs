@@ -1,8 +1,8 @@
-//! Many callers, few rows: the same transfers under different retry strategies.
+//! Many callers, few rows: the same transfers with different retry strategies.
 //!
-//! In each round every strategy has one run, in shuffled order, and is compared within the round: a machine's speed
-//! drifts by more than strategies differ. Goodput alone rewards starvation, one lucky caller at full speed and the
-//! others asleep: read it with p999, or in an open loop (`--rate`).
+//! In each round every strategy has one run, in shuffled order. Strategies are compared within a round, because a
+//! machine's speed drifts by more than strategies differ. Goodput alone rewards starvation: one caller at full speed
+//! while the others sleep. So read it together with p99.9, or measure an open loop (`--rate`).
 
 mod attempt;
 mod load;
@@ -27,26 +27,26 @@ pub(crate) use self::strategy::Strategy;
 use crate::environment::{Cluster, Environment, EnvironmentArgs};
 use crate::summary::append_csv;
 
-/// Where lists are taken, every combination is measured.
+/// An option may have several values, separated by commas: every combination is measured.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
     #[command(flatten)]
     environments: EnvironmentArgs,
 
-    /// How the transactions are kept apart
+    /// The isolation level
     #[arg(long, value_enum, value_delimiter = ',', default_value = "serializable")]
     isolation: Vec<Isolation>,
 
-    /// How many rows are hot
+    /// How many rows the transfers use
     #[arg(long, value_delimiter = ',', default_value = "2,10,1000", value_parser = clap::value_parser!(i32).range(2..=10_000))]
     keys: Vec<i32>,
 
-    /// How many connections there are, and callers where the loop is closed
+    /// How many connections there are, and in a closed loop callers
     #[arg(long, value_delimiter = ',', default_value = "32")]
     callers: Vec<usize>,
 
-    /// Calls per second of an open loop: they arrive at random times, and their latency counts from there. Without it
-    /// each caller waits for the end of one call before it makes the next
+    /// Calls per second of an open loop: calls arrive at random times, and their latency counts from their arrival.
+    /// Without it the loop is closed: each caller makes one call after the other
     #[arg(long)]
     rate: Option<f64>,
 
@@ -58,11 +58,11 @@ pub(crate) struct Args {
     #[arg(long, default_value_t = 2.0)]
     seconds: f64,
 
-    /// Only these strategies. Ratios are to `immediate`
+    /// Measure only these strategies. Ratios are relative to `immediate`
     #[arg(long, value_enum, num_args = 1.., value_delimiter = ',')]
     only: Vec<Strategy>,
 
-    /// Adds a line for each run to this file
+    /// Append a line to this file for each run
     #[arg(long)]
     csv: Option<PathBuf>,
 }

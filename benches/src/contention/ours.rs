@@ -1,4 +1,4 @@
-//! The transfer under `#[transactional]`, once for each combination of options.
+//! The transfer with `#[transactional]`, once per combination of options.
 
 use retry_runtime::{Transaction, transactional};
 
@@ -6,7 +6,7 @@ use super::attempt::{Run, transfer};
 use super::peers::RETRIES;
 use super::scenario::Transfer;
 
-/// The functions, each with its options, which see the parameter under the name that they are told.
+/// Declares a function per combination. The options refer to the parameter by the given name.
 macro_rules! transactional {
     ($transfer:ident; $($name:ident ($($option:meta),*);)*) => {$(
         #[transactional($($option),*)]
@@ -22,9 +22,6 @@ transactional! {
     default(deadlock_retries = RETRIES);
     pipelined(deadlock_retries = RETRIES, begin = "pipelined");
     lock_timeout(deadlock_retries = RETRIES, lock_timeout = "20ms");
-    pipelined_lock_timeout(deadlock_retries = RETRIES, lock_timeout = "20ms", begin = "pipelined");
     escalate(deadlock_retries = RETRIES, escalate_after = 2);
-    pipelined_escalate(deadlock_retries = RETRIES, escalate_after = 2, begin = "pipelined");
     queue(deadlock_retries = RETRIES, queue_by = [transfer.from, transfer.to]);
-    pipelined_queue(deadlock_retries = RETRIES, queue_by = [transfer.from, transfer.to], begin = "pipelined");
 }

@@ -1,35 +1,35 @@
-//! What peers do about a lost conflict, as loops by hand: their delays, and whether they sleep on a connection.
+//! The retry loops of peers, hand-written: their delays, and whether they hold a connection during a delay.
 //!
-//! All get the same limit of retries, so that what they commit can be compared.
+//! All have the same limit of retries, so their throughput can be compared.
 
 use std::time::Duration;
 
 use backon::{ExponentialBuilder, Retryable};
 use rand::RngExt;
 
-use super::attempt::{Run, by_hand, lost_conflict, sleep};
+use super::attempt::{Run, by_hand, is_conflict, sleep};
 use super::scenario::Transfer;
 
 /// The limit of cockroach-go.
 pub(crate) const RETRIES: u32 = 50;
 
-/// Retries on one connection, and keeps it while sleeping. `delay` is told which retry it is for, 1 for the first.
+/// Retries on one connection, and keeps it during delays. `delay` gets the number of the retry, starting at 1.
 async fn holding(run: &Run, transfer: Transfer, delay: fn(u32) -> Duration) -> anyhow::Result<()> {
     let mut client = run.pool.get().await?;
     for retry in 1..=RETRIES {
         match by_hand(&mut client, run, transfer).await {
-            Err(error) if lost_conflict(&error) => sleep(delay(retry), run.end).await,
+            Err(error) if is_conflict(&error) => sleep(delay(retry), run.end).await,
             result => return result,
         }
     }
     by_hand(&mut client, run, transfer).await
 }
 
-/// Takes a connection for each attempt.
+/// Takes a connection per attempt.
 async fn releasing(run: &Run, transfer: Transfer, delay: fn(u32) -> Duration) -> anyhow::Result<()> {
     for retry in 1..=RETRIES {
         match pooled(run, transfer).await {
-            Err(error) if lost_conflict(&error) => sleep(delay(retry), run.end).await,
+            Err(error) if is_conflict(&error) => sleep(delay(retry), run.end).await,
             result => return result,
         }
     }
@@ -40,12 +40,12 @@ async fn pooled(run: &Run, transfer: Transfer) -> anyhow::Result<()> {
     by_hand(&mut run.pool.get().await?, run, transfer).await
 }
 
-/// cockroach-go: at once.
+/// cockroach-go: no delay.
 pub(crate) async fn immediate(run: &Run, transfer: Transfer) -> anyhow::Result<()> {
     holding(run, transfer, |_| Duration::ZERO).await
 }
 
-/// utopia-php/database: 50 ms doubled up to 800 ms, and up to the same again at random.
+/// utopia-php/database: 50 ms, doubled up to 800 ms, plus up to the same again at random.
 pub(crate) async fn utopia(run: &Run, transfer: Transfer) -> anyhow::Result<()> {
     let delay = |retry: u32| {
         let delay = doubled(Duration::from_millis(50), retry).min(Duration::from_millis(800));
@@ -54,12 +54,12 @@ pub(crate) async fn utopia(run: &Run, transfer: Transfer) -> anyhow::Result<()> 
     holding(run, transfer, delay).await
 }
 
-/// YugabyteDB's page on retries: 2 ms doubled, without jitter or end.
+/// YugabyteDB's documentation: 2 ms, doubled without limit, no jitter.
 pub(crate) async fn yugabyte(run: &Run, transfer: Transfer) -> anyhow::Result<()> {
     holding(run, transfer, |retry| doubled(Duration::from_millis(2), retry)).await
 }
 
-/// The asyncpg guide: 100 ms doubled without end, and up to a tenth more at random.
+/// An asyncpg guide: 100 ms, doubled without limit, plus up to a tenth at random.
 pub(crate) async fn asyncpg(run: &Run, transfer: Transfer) -> anyhow::Result<()> {
     let delay = |retry| {
         let delay = doubled(Duration::from_millis(100), retry);
@@ -68,18 +68,18 @@ pub(crate) async fn asyncpg(run: &Run, transfer: Transfer) -> anyhow::Result<()>
     releasing(run, transfer, delay).await
 }
 
-/// backon with its default delays: 1 s doubled up to 60 s, without jitter.
+/// backon's default delays: 1 s, doubled up to 60 s, no jitter.
 pub(crate) async fn backon(run: &Run, transfer: Transfer) -> anyhow::Result<()> {
     let end = run.end;
     (|| pooled(run, transfer))
         .retry(ExponentialBuilder::default().with_max_times(RETRIES as usize))
         .sleep(move |delay| sleep(delay, end))
-        .when(lost_conflict)
+        .when(is_conflict)
         .await
 }
 
 fn doubled(base: Duration, retry: u32) -> Duration {
-    // The longest is days: nobody lives to see it.
+    // Days at most: no run is that long, and it does not overflow.
     base * (1 << (retry - 1).min(20))
 }
 

@@ -1,4 +1,4 @@
-//! What the runs of one scenario come to, as a table and as lines of CSV.
+//! The results of one scenario, as a table and as lines of CSV.
 
 use comfy_table::Table;
 use hdrhistogram::Histogram;
@@ -24,20 +24,17 @@ pub(crate) struct Line {
     pub(crate) strategy: String,
     /// Commits per second.
     pub(crate) goodput: f64,
-    /// To that of the baseline in the same round.
+    /// The goodput, relative to the baseline in the same round.
     pub(crate) ratio: Option<f64>,
     pub(crate) attempts: u64,
     pub(crate) commits: u64,
     pub(crate) give_ups: u64,
-    pub(crate) abandoned: u64,
-    pub(crate) p50: f64,
     pub(crate) p99: f64,
     pub(crate) p999: f64,
-    pub(crate) max: f64,
 }
 
 impl Line {
-    /// What the runs of one scenario have in common.
+    /// Identifies the scenario: its runs share one chart.
     pub(crate) fn title(&self) -> String {
         let Self { isolation, keys, callers, latency, disk, .. } = self;
         let arrivals = self.rate.map_or_else(|| "closed loop".to_owned(), |rate| format!("{rate} calls per s"));
@@ -45,7 +42,7 @@ impl Line {
     }
 }
 
-/// The runs of one scenario: for each round, for each strategy, in the order of the strategies.
+/// The runs of one scenario: one per strategy in each round, in the order of `strategies`.
 #[derive(Debug)]
 pub(crate) struct Report<'a> {
     pub(crate) environment: Environment,
@@ -61,7 +58,7 @@ impl Report<'_> {
         outcome.commits as f64 / self.load.length.as_secs_f64()
     }
 
-    /// The goodput beside that of the baseline in the same round, where that has any.
+    /// The goodput relative to the baseline in the same round, unless that is zero.
     fn ratio(&self, round: &[Outcome], strategy: usize) -> Option<f64> {
         let baseline = self.strategies.iter().position(|&strategy| strategy == Strategy::BASELINE)?;
         let goodput = self.goodput(&round[baseline]);
@@ -74,15 +71,12 @@ impl Report<'_> {
         table.load_preset(comfy_table::presets::ASCII_MARKDOWN);
         table.set_header([
             "strategy",
-            "goodput /s",
-            "to immediate",
+            "commits per second",
+            "relative to immediate",
             "attempts per commit",
             "give-ups",
-            "abandoned",
-            "p50 ms",
             "p99 ms",
-            "p999 ms",
-            "max ms",
+            "p99.9 ms",
         ]);
         for (index, strategy) in self.strategies.iter().enumerate() {
             table.add_row(self.row(index, strategy.name()));
@@ -105,8 +99,7 @@ impl Report<'_> {
             commits => format!("{:.2}", sum(|run| run.attempts) as f64 / commits as f64),
         });
         row.push(sum(|run| run.give_ups).to_string());
-        row.push(sum(|run| run.abandoned).to_string());
-        row.extend([0.5, 0.99, 0.999, 1.0].map(|quantile| milliseconds(latencies.value_at_quantile(quantile) as f64)));
+        row.extend([0.99, 0.999].map(|quantile| milliseconds(latencies.value_at_quantile(quantile) as f64)));
         row
     }
 
@@ -133,11 +126,8 @@ impl Report<'_> {
             attempts: outcome.attempts,
             commits: outcome.commits,
             give_ups: outcome.give_ups,
-            abandoned: outcome.abandoned,
-            p50: quantile(0.5),
             p99: quantile(0.99),
             p999: quantile(0.999),
-            max: quantile(1.0),
         }
     }
 }

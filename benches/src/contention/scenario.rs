@@ -1,4 +1,4 @@
-//! The workload: transfers between a few hot rows of a table.
+//! The workload: transfers between a few rows of a table.
 
 use std::fmt;
 
@@ -12,15 +12,15 @@ use crate::environment::Cluster;
 
 /// The rows of the table.
 const ROWS: i32 = 10_000;
-/// What each of them holds at first.
+/// The initial balance of each row.
 const BALANCE: i64 = 1_000;
 
-/// How the transactions are kept apart.
+/// The isolation level.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Isolation {
-    /// Both rows in sorted order: conflicts are serialization failures
+    /// Rows in sorted order: conflicts are serialization failures
     Serializable,
-    /// Both rows in sorted order: conflicts are serialization failures
+    /// Rows in sorted order: conflicts are serialization failures
     RepeatableRead,
     /// SELECT ... FOR UPDATE in random order: conflicts are deadlocks
     ReadCommitted,
@@ -36,17 +36,17 @@ impl fmt::Display for Isolation {
     }
 }
 
-/// Who fights for what.
+/// How many callers contend for how many rows.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Scenario {
     pub(crate) isolation: Isolation,
-    /// How many rows are hot.
+    /// How many rows the transfers use.
     pub(crate) keys: i32,
     /// How many connections there are, and in a closed loop callers.
     pub(crate) callers: usize,
 }
 
-/// One unit of money from one row to another.
+/// A transfer of one unit of money from one row to another.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Transfer {
     pub(crate) from: i32,
@@ -54,7 +54,7 @@ pub(crate) struct Transfer {
 }
 
 impl Scenario {
-    /// How a row is read.
+    /// The statement that reads a row.
     pub(crate) fn select(&self) -> &'static str {
         match self.isolation {
             Isolation::ReadCommitted => "SELECT balance FROM accounts WHERE id = $1 FOR UPDATE",
@@ -62,11 +62,11 @@ impl Scenario {
         }
     }
 
-    /// How a row is written.
+    /// The statement that writes a row.
     pub(crate) const UPDATE: &str =
         "UPDATE accounts SET balance = balance + $2, transfers = transfers + 1 WHERE id = $1";
 
-    /// A transfer between two of the hot rows, which are spread over the table.
+    /// A transfer between two random rows of those in use, which are spread over the table.
     pub(crate) fn transfer(&self) -> Transfer {
         let mut rng = rand::rng();
         let a = rng.random_range(0..self.keys);
@@ -78,7 +78,7 @@ impl Scenario {
         }
     }
 
-    /// Fills the table afresh.
+    /// Creates and fills the table.
     pub(crate) async fn reset(admin: &Client) -> anyhow::Result<()> {
         let fill = format!(
             "DROP TABLE IF EXISTS accounts;
@@ -90,18 +90,21 @@ impl Scenario {
         admin.batch_execute("VACUUM ANALYZE accounts").await.context("VACUUM")
     }
 
-    /// Fails unless the table shows what the callers were told: no money made or lost, and so many commits.
+    /// Fails unless the table agrees with what the callers were told: the same money, and as many commits.
     pub(crate) async fn verify(admin: &Client, commits: u64) -> anyhow::Result<()> {
         let sums = "SELECT sum(balance)::bigint, sum(transfers)::bigint FROM accounts";
         let row = admin.query_one(sums, &[]).await?;
         let (balance, transfers): (i64, i64) = (row.get(0), row.get(1));
         ensure!(balance == BALANCE * i64::from(ROWS), "the sum of the balances is now {balance}");
-        ensure!(u64::try_from(transfers)? == 2 * commits, "{commits} commits reported, the table has {transfers} / 2");
+        ensure!(
+            u64::try_from(transfers)? == 2 * commits,
+            "{commits} commits reported, but the table counts {transfers} / 2"
+        );
         Ok(())
     }
 
     /// A pool with all its connections open and their statements prepared. The isolation level is the sessions'
-    /// default, so that every strategy says a plain `BEGIN`.
+    /// default, so no strategy has to ask for it.
     pub(crate) async fn pool(&self, cluster: &Cluster) -> anyhow::Result<Pool> {
         let isolation = self.isolation.to_string().replace(' ', "\\ ");
         let mut config = cluster.config();
@@ -129,7 +132,7 @@ mod tests {
     }
 
     #[test]
-    fn transfers_are_between_two_hot_rows() {
+    fn transfers_are_between_two_rows_in_use() {
         for transfer in transfers(Isolation::ReadCommitted, 10) {
             assert_ne!(transfer.from, transfer.to);
             for row in [transfer.from, transfer.to] {

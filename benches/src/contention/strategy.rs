@@ -1,4 +1,4 @@
-//! The strategies that are compared.
+//! The retry strategies that are compared.
 
 use clap::ValueEnum;
 
@@ -7,16 +7,16 @@ use super::scenario::Transfer;
 use super::{ours, peers};
 use crate::charts::Owner;
 
-/// A way to make a call that may lose conflicts. All have the same limit of retries, but for `AsItComes`.
+/// A way to retry calls that conflict. All have the same limit of retries, except `AsItComes`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Strategy {
-    /// cockroach-go: again at once
+    /// cockroach-go: no delay
     Immediate,
-    /// utopia-php/database: 50 to 800 ms, and up to as much again at random
+    /// utopia-php/database: 50 to 800 ms, plus up to the same again at random
     Utopia,
-    /// YugabyteDB's page: 2 ms doubled, no jitter
+    /// YugabyteDB's documentation: 2 ms, doubled, no jitter
     Yugabyte,
-    /// The asyncpg guide: 100 ms doubled, and up to a tenth more at random
+    /// An asyncpg guide: 100 ms, doubled, plus up to a tenth at random
     Asyncpg,
     /// backon's default: 1 to 60 s, no jitter
     Backon,
@@ -32,19 +32,13 @@ pub(crate) enum Strategy {
     Queue,
     /// `#[transactional(begin = "pipelined")]`
     Pipelined,
-    /// ... with `lock_timeout = "20ms"`
-    PipelinedLockTimeout,
-    /// ... with `escalate_after = 2`
-    PipelinedEscalate,
-    /// ... with `queue_by = [from, to]`
-    PipelinedQueue,
 }
 
 impl Strategy {
-    /// The one that the others are measured by.
+    /// The others are compared with this one.
     pub(crate) const BASELINE: Self = Self::Immediate;
 
-    /// Whose it is.
+    /// Who wrote it.
     pub(crate) fn owner(self) -> Owner {
         match self {
             Self::BASELINE => Owner::Baseline,
@@ -67,18 +61,15 @@ impl Strategy {
             Self::Escalate => ours::escalate(&run.pool, run, transfer).await,
             Self::Queue => ours::queue(&run.pool, run, transfer).await,
             Self::Pipelined => ours::pipelined(&run.pool, run, transfer).await,
-            Self::PipelinedLockTimeout => ours::pipelined_lock_timeout(&run.pool, run, transfer).await,
-            Self::PipelinedEscalate => ours::pipelined_escalate(&run.pool, run, transfer).await,
-            Self::PipelinedQueue => ours::pipelined_queue(&run.pool, run, transfer).await,
         }
     }
 
-    /// All of them, the peers first.
+    /// All strategies, the peers first.
     pub(crate) fn all() -> &'static [Self] {
         Self::value_variants()
     }
 
-    /// As on the command line.
+    /// Its name on the command line.
     pub(crate) fn name(self) -> String {
         self.to_possible_value().map_or_else(String::new, |value| value.get_name().to_owned())
     }

@@ -1,4 +1,4 @@
-//! All sessions of a variant at work, for a short while.
+//! All sessions of a variant make transactions for a short time.
 
 use std::time::{Duration, Instant};
 
@@ -6,7 +6,7 @@ use super::session::{ROWS, Session};
 use super::variant::Variant;
 use crate::environment::Cluster;
 
-/// The sessions of one variant. They keep their connections and statements from burst to burst.
+/// The sessions of one variant. They keep their connections and statements between bursts.
 pub(crate) struct Crew {
     workers: Vec<Worker>,
 }
@@ -26,8 +26,8 @@ impl Crew {
         Ok(Self { workers: sessions.into_iter().zip((1..).step_by(ROWS as usize)).map(worker).collect() })
     }
 
-    /// The latencies of the transactions that the sessions make in `length`, each one after the other, and how many
-    /// more there were to warm up.
+    /// Makes transactions for `length`: each session one at a time, all sessions at once. Returns their latencies, and
+    /// how many transactions warmed up the connections before.
     pub(crate) async fn burst(&mut self, length: Duration) -> anyhow::Result<(Vec<Duration>, u64)> {
         const WARM_UP: u64 = 2;
         let tasks = self.workers.drain(..).map(|mut worker| {

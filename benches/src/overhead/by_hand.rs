@@ -1,4 +1,4 @@
-//! Transactions as they are written by hand, on tokio-postgres and deadpool, and with backon round them.
+//! Hand-written transactions on tokio-postgres and deadpool, and the same retried by backon.
 
 use backon::{ExponentialBuilder, RetryableWithContext};
 use deadpool_postgres::Pool;
@@ -6,7 +6,7 @@ use tokio_postgres::{Client, Error};
 
 use super::session::{SELECT, Session, Statements, Transaction, UPDATE};
 
-/// tokio-postgres and nothing else: what the others are measured by.
+/// Only tokio-postgres: the baseline.
 #[derive(Debug)]
 pub(crate) struct Raw(pub(crate) Client, pub(crate) Statements);
 
@@ -16,7 +16,7 @@ impl Session for Raw {
     }
 }
 
-/// The same, retried where it fails.
+/// The same, retried if it fails.
 #[derive(Debug)]
 pub(crate) struct Backon(pub(crate) Client, pub(crate) Statements);
 

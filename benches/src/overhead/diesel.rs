@@ -1,4 +1,4 @@
-//! diesel-async on deadpool, with its defaults: a query whenever a connection is taken, and no prepared `UPDATE`.
+//! diesel-async on deadpool with its defaults: a query whenever a connection is taken, and an unprepared `UPDATE`.
 
 use diesel::prelude::*;
 use diesel_async::pooled_connection::AsyncDieselConnectionManager;
@@ -17,7 +17,7 @@ diesel::table! {
 
 pub(crate) struct Diesel(pub(crate) Pool<AsyncPgConnection>);
 
-/// A pool of so many connections.
+/// A pool of `size` connections.
 pub(crate) fn pool(cluster: &Cluster, size: usize) -> anyhow::Result<Pool<AsyncPgConnection>> {
     let host = cluster.socket_folder();
     let url = format!("host={} user=postgres dbname=postgres", host.display());

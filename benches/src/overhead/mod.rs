@@ -1,6 +1,6 @@
-//! What a transaction costs where nothing goes wrong: two statements by key, on rows that nobody else touches.
+//! What a transaction costs if nothing goes wrong: two statements by key, on rows that no other transaction uses.
 //!
-//! The variants take turns in short bursts, in shuffled order, and are compared within a block of these: a machine's
+//! The variants run in short bursts, in shuffled order, and are compared within a block of bursts, because a machine's
 //! speed drifts by more than variants differ. Each burst's count is checked against the table.
 
 mod burst;
@@ -26,17 +26,17 @@ pub(crate) use self::variant::Variant;
 use crate::environment::{Cluster, Environment, EnvironmentArgs};
 use crate::summary::append_csv;
 
-/// Where lists are taken, every combination is measured.
+/// An option may have several values, separated by commas: every combination is measured.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
     #[command(flatten)]
     environments: EnvironmentArgs,
 
-    /// How many connections are at work
+    /// How many connections are in use
     #[arg(long, value_delimiter = ',', default_value = "1,8")]
     connections: Vec<usize>,
 
-    /// Blocks, within which variants are compared
+    /// Blocks of bursts. Variants are compared within a block
     #[arg(long, default_value_t = 10)]
     blocks: usize,
 
@@ -48,11 +48,11 @@ pub(crate) struct Args {
     #[arg(long, value_parser = humantime::parse_duration, default_value = "20ms")]
     burst: Duration,
 
-    /// Only these variants. Ratios are to `raw`
+    /// Measure only these variants. Ratios are relative to `raw`
     #[arg(long, value_enum, num_args = 1.., value_delimiter = ',')]
     only: Vec<Variant>,
 
-    /// Adds a line for each variant in each block to this file
+    /// Append a line to this file for each variant and block
     #[arg(long)]
     csv: Option<PathBuf>,
 }
@@ -96,6 +96,6 @@ async fn measure(args: &Args, environment: Environment, cluster: &Cluster, conne
         }
         report.blocks.push(block);
     }
-    println!("\n{connections} connections\n{}\n", report.table());
+    println!("\nconnections: {connections}\n{}\n", report.table());
     args.csv.as_deref().map_or(Ok(()), |file| append_csv(file, report.lines()))
 }

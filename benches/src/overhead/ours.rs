@@ -1,4 +1,4 @@
-//! `#[transactional]`, on a client and on a pool, and with all that one can ask of it.
+//! `#[transactional]` on a client, on a pool, and with many options.
 
 use deadpool_postgres::Pool;
 use retry_runtime::transactional;

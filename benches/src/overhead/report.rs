@@ -1,4 +1,4 @@
-//! What the blocks of one environment come to, as a table and as lines of CSV.
+//! The results of one environment, as a table and as lines of CSV.
 
 use std::time::Duration;
 
@@ -21,14 +21,14 @@ pub(crate) struct Line {
     pub(crate) transactions: usize,
     /// Transactions per second.
     pub(crate) throughput: f64,
-    /// To that of the baseline in the same block.
+    /// The throughput, relative to the baseline in the same block.
     pub(crate) ratio: Option<f64>,
     pub(crate) p50: f64,
     pub(crate) p99: f64,
 }
 
 impl Line {
-    /// What the blocks of one environment have in common.
+    /// Identifies the environment: its blocks share one chart.
     pub(crate) fn title(&self) -> String {
         let Self { connections, latency, disk, .. } = self;
         format!("connections {connections}, latency {latency} ms, disk {disk} ms")
@@ -45,14 +45,14 @@ pub(crate) struct Report<'a> {
 }
 
 impl Report<'_> {
-    /// Transactions per second, were each as long as the median one: what else the machine does now and then is none
-    /// of a variant's.
+    /// Transactions per second if each took as long as the median one. The mean would include what else the machine
+    /// does at times.
     fn throughput(&self, latencies: &[Duration]) -> f64 {
         let seconds: Vec<f64> = latencies.iter().map(Duration::as_secs_f64).collect();
         self.connections as f64 / Spread::of(&seconds).median
     }
 
-    /// The throughput beside that of the baseline in the same block.
+    /// The throughput relative to the baseline in the same block.
     fn ratio(&self, block: &[Vec<Duration>], variant: usize) -> Option<f64> {
         let baseline = self.variants.iter().position(|&variant| variant == Variant::BASELINE)?;
         Some(self.throughput(&block[variant]) / self.throughput(&block[baseline]))
@@ -62,7 +62,7 @@ impl Report<'_> {
     pub(crate) fn table(&self) -> Table {
         let mut table = Table::new();
         table.load_preset(comfy_table::presets::ASCII_MARKDOWN);
-        table.set_header(["variant", "per second", "to raw", "p50 ms", "p99 ms"]);
+        table.set_header(["variant", "per second", "relative to raw", "p50 ms", "p99 ms"]);
         for (index, variant) in self.variants.iter().enumerate() {
             let throughput: Vec<f64> = self.blocks.iter().map(|block| self.throughput(&block[index])).collect();
             let ratios: Vec<f64> = self.blocks.iter().filter_map(|block| self.ratio(block, index)).collect();
@@ -104,7 +104,7 @@ impl Report<'_> {
 fn histogram<'a>(latencies: impl IntoIterator<Item = &'a Duration>) -> Histogram<u64> {
     let mut histogram = Histogram::new(3).expect("3 is a valid precision");
     for latency in latencies {
-        let micros = u64::try_from(latency.as_micros()).expect("less than an age");
+        let micros = u64::try_from(latency.as_micros()).expect("a latency fits into 64 bits");
         histogram.record(micros).expect("the histogram resizes itself");
     }
     histogram

@@ -1,4 +1,4 @@
-//! One connection's worth of a variant, and the table that it works on.
+//! One session of a variant, and the table that it works on.
 
 use std::pin::Pin;
 
@@ -6,15 +6,15 @@ use anyhow::ensure;
 use retry_runtime::INSTALL_SQL;
 use tokio_postgres::{Client, Statement};
 
-/// The rows that each session has to itself.
+/// The rows of each session. No other session uses them.
 pub(crate) const ROWS: i32 = 1_000;
-/// The most sessions that there can be.
+/// The maximum number of sessions.
 pub(crate) const SESSIONS: usize = 12;
 
 pub(crate) const SELECT: &str = "SELECT n FROM counters WHERE id = $1";
 pub(crate) const UPDATE: &str = "UPDATE counters SET n = $2 WHERE id = $1";
 
-/// What a session's transaction returns. Boxed: it costs nothing beside a round trip, and all variants the same.
+/// A transaction of a session. The box costs little compared with a round trip, and the same for all variants.
 pub(crate) type Transaction<'a> = Pin<Box<dyn Future<Output = anyhow::Result<()>> + Send + 'a>>;
 
 /// Makes transactions, one at a time.
@@ -36,7 +36,7 @@ impl Statements {
     }
 }
 
-/// Fills the table afresh, and makes the one for the tokens of `unknown_commit = "token"`.
+/// Creates and fills the table, and creates the table for `unknown_commit = "token"`.
 pub(crate) async fn reset(admin: &Client) -> anyhow::Result<()> {
     let rows = ROWS * i32::try_from(SESSIONS)?;
     let fill = format!(
@@ -49,9 +49,9 @@ pub(crate) async fn reset(admin: &Client) -> anyhow::Result<()> {
     Ok(admin.batch_execute("VACUUM ANALYZE counters").await?)
 }
 
-/// Fails unless the table shows as many transactions as there were.
+/// Fails unless the table counts as many transactions.
 pub(crate) async fn verify(admin: &Client, transactions: u64) -> anyhow::Result<()> {
     let sum: i64 = admin.query_one("SELECT sum(n)::bigint FROM counters", &[]).await?.get(0);
-    ensure!(u64::try_from(sum)? == transactions, "{transactions} transactions reported, the table has {sum}");
+    ensure!(u64::try_from(sum)? == transactions, "{transactions} transactions reported, but the table counts {sum}");
     Ok(())
 }

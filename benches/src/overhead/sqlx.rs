@@ -1,4 +1,4 @@
-//! sqlx, with the defaults of its pool: a ping whenever a connection is taken and given back.
+//! sqlx with the defaults of its pool: a ping whenever a connection is taken and returned.
 
 use sqlx::postgres::{PgConnectOptions, PgPool, PgPoolOptions};
 
@@ -8,7 +8,7 @@ use crate::environment::Cluster;
 #[derive(Debug)]
 pub(crate) struct Sqlx(pub(crate) PgPool);
 
-/// A pool of so many connections.
+/// A pool of `size` connections.
 pub(crate) async fn pool(cluster: &Cluster, size: u32) -> anyhow::Result<PgPool> {
     let options = PgConnectOptions::new_without_pgpass()
         .socket(cluster.socket_folder())

@@ -11,11 +11,11 @@ use crate::environment::Cluster;
 /// A way to write a transaction.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Variant {
-    /// tokio-postgres by hand
+    /// tokio-postgres, hand-written
     Raw,
-    /// tokio-postgres by hand in backon
+    /// tokio-postgres, hand-written, retried by backon
     Backon,
-    /// deadpool by hand
+    /// deadpool, hand-written
     Deadpool,
     /// sqlx with its defaults
     Sqlx,
@@ -34,10 +34,10 @@ pub(crate) enum Variant {
 }
 
 impl Variant {
-    /// The one that the others are measured by.
+    /// The others are compared with this one.
     pub(crate) const BASELINE: Self = Self::Raw;
 
-    /// Whose it is.
+    /// Who wrote it.
     pub(crate) fn owner(self) -> Owner {
         match self {
             Self::BASELINE => Owner::Baseline,
@@ -46,7 +46,7 @@ impl Variant {
         }
     }
 
-    /// Opens so many sessions. Those on a pool share one of that size.
+    /// Opens sessions. On a pool they share one with as many connections.
     pub(crate) async fn open(self, cluster: &Cluster, sessions: usize) -> anyhow::Result<Vec<Box<dyn Session>>> {
         let config = cluster.config();
         Ok(match self {
@@ -63,12 +63,12 @@ impl Variant {
         })
     }
 
-    /// All of them, the peers first.
+    /// All variants, the peers first.
     pub(crate) fn all() -> &'static [Self] {
         Self::value_variants()
     }
 
-    /// As on the command line.
+    /// Its name on the command line.
     pub(crate) fn name(self) -> String {
         self.to_possible_value().map_or_else(String::new, |value| value.get_name().to_owned())
     }
