@@ -14,8 +14,8 @@ use crate::transaction::context::{Savepoint, TxContext};
 use crate::transaction::deadline::Expired;
 use crate::transaction::status::BlindSpots;
 
-/// Sends BEGIN, and waits for the reply unless BEGIN is pipelined. From before BEGIN is sent, the drop of the transaction
-/// rolls back.
+/// Sends BEGIN, and waits for the reply unless BEGIN is pipelined. If the call is dropped from here on, the transaction is
+/// rolled back.
 pub(crate) async fn transaction<'a>(context: TxContext<'a>, sql: &str) -> Result<Transaction<'a>, AttemptOutcome> {
     context.status.set_in_transaction(true);
     let mut tx = Transaction { context, savepoint: None, ended: false };
@@ -25,26 +25,27 @@ pub(crate) async fn transaction<'a>(context: TxContext<'a>, sql: &str) -> Result
         Err(error) => Ok(Err(error)),
     };
     tx.ended = matches!(reply, Ok(Err(_)));
-    conclude(&context, reply).await?;
+    result_of(&context, reply).await?;
     Ok(tx)
 }
 
-/// Waits for the reply to a pipelined BEGIN. For nested calls, the outermost call does that.
-pub(crate) async fn replied(context: &TxContext<'_>) -> Result<(), AttemptOutcome> {
+/// Waits for the reply to a pipelined BEGIN. A nested call does not wait: the outermost call does.
+pub(crate) async fn wait_for_reply(context: &TxContext<'_>) -> Result<(), AttemptOutcome> {
     if context.depth > 0 || !context.status.is_begin_pending() {
         return Ok(());
     }
-    conclude(context, context.deadline.bound(reply(context)).await).await
+    result_of(context, context.deadline.bound(reply(context)).await).await
 }
 
-/// Turns the reply to BEGIN, or its absence, into a result.
-async fn conclude(
+/// Turns the reply to BEGIN, or its absence, into a result. If BEGIN failed, rolls back.
+async fn result_of(
     context: &TxContext<'_>,
     reply: Result<Result<(), DriverError>, Expired>,
 ) -> Result<(), AttemptOutcome> {
     match reply {
         Ok(Ok(())) => Ok(()),
-        Ok(Err(error)) => Err(refuse(context, error).await),
+        // Boxed, because it is rare, and every call's future would otherwise be that much larger.
+        Ok(Err(error)) => Err(Box::pin(failed(context, error)).await),
         Err(Expired) => Err(AttemptOutcome::not_begun(Error::deadline(Phase::Begin), None, None)),
     }
 }
@@ -59,9 +60,13 @@ async fn reply(context: &TxContext<'_>) -> Result<(), DriverError> {
     context.status.take_begin_error().map_or(Ok(()), Err)
 }
 
-/// Waits for the reply, and sends BEGIN once more if it found a transaction that other code had left open.
+/// Waits for the reply, and sends BEGIN once more if BEGIN found a transaction that other code had left open.
 async fn reply_or_again(context: &TxContext<'_>, sql: &str) -> Result<(), DriverError> {
     let Err(error) = reply(context).await else { return Ok(()) };
+    Box::pin(again(context, sql, error)).await
+}
+
+async fn again(context: &TxContext<'_>, sql: &str, error: DriverError) -> Result<(), DriverError> {
     let failure = driver::failure_of(&error).at_begin();
     if failure.is_open_transaction() && context.roll_back().await.is_ok() {
         context.id.emit(Event::RolledBackLeftOpen, Some(&failure));
@@ -71,8 +76,8 @@ async fn reply_or_again(context: &TxContext<'_>, sql: &str) -> Result<(), Driver
     Err(error)
 }
 
-/// BEGIN has failed. If the server refused a setting or a question in its message, the transaction is open.
-async fn refuse(context: &TxContext<'_>, error: DriverError) -> AttemptOutcome {
+/// Rolls back after a failed BEGIN: if a `SET` or the identity query in its message failed, the transaction is open.
+async fn failed(context: &TxContext<'_>, error: DriverError) -> AttemptOutcome {
     let failure = driver::failure_of(&error).at_begin();
     let error = if context.policy.asks_identity() && failure.is_unsupported() {
         Error::ResolveUnsupported(error.into())
@@ -113,7 +118,7 @@ pub(crate) async fn savepoint<'a>(
         return Err(AttemptOutcome::not_begun(error, None, None));
     }
     let context = TxContext { depth: parent.depth + 1, function: inner.name, ..parent };
-    // If the call is dropped in this wait, there is no savepoint to roll back to.
+    // The transaction is made after this wait: a drop during it must not roll back to a savepoint that does not exist.
     let guard = poll_fn(|cx| context.status.poll_send(cx, BlindSpots::default())).await;
     let mark = context.status.mark();
     let mut tx = Transaction { context, savepoint: Some(mark), ended: false };

@@ -7,8 +7,8 @@ use crate::policy::Policy;
 
 /// One message, whatever is set: no option costs a round trip.
 ///
-/// `NOT DEFERRABLE` is the server's default. Inside a transaction that has already run a statement the server refuses it
-/// (25001). So a transaction that other code has left open is found.
+/// `NOT DEFERRABLE` is the server's default. The server refuses it (25001) inside a transaction that has already run a
+/// statement. So BEGIN fails if other code left such a transaction open.
 pub(crate) fn begin_sql(policy: &Policy) -> String {
     let mut sql = String::from("BEGIN");
     if let Some(isolation) = policy.isolation {

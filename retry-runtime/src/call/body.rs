@@ -26,7 +26,7 @@ pub trait Outcome {
     /// The `Result`.
     fn into_result(self) -> Result<Self::Ok, Self::Err>;
 
-    /// And back.
+    /// Makes the type from a `Result`.
     fn from_result(result: Result<Self::Ok, Self::Err>) -> Self;
 }
 
@@ -66,38 +66,38 @@ impl<E: From<Error>> FromError for E {
 
 thread_local! {
     /// The innermost call whose body this thread is polling.
-    static INNERMOST: Cell<Option<Outer>> = const { Cell::new(None) };
+    static INNERMOST: Cell<Option<RunningCall>> = const { Cell::new(None) };
 }
 
-/// A call whose body makes another call.
+/// A call whose body is running.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Outer {
+pub(crate) struct RunningCall {
     /// The name of its function.
     pub(crate) function: &'static str,
     /// The id of its pool, if it has a pool.
     pub(crate) pool: Option<usize>,
 }
 
-impl Outer {
+impl RunningCall {
     /// The innermost call whose body is being polled.
     pub(crate) fn innermost() -> Option<Self> {
         INNERMOST.get()
     }
 }
 
-/// Restores what was there before, also if the body panics.
-struct Restore(Option<Outer>);
+/// Sets `INNERMOST` back when dropped, also if the body panics.
+struct RestoreInnermost(Option<RunningCall>);
 
-impl Drop for Restore {
+impl Drop for RestoreInnermost {
     fn drop(&mut self) {
         INNERMOST.set(self.0);
     }
 }
 
-/// Bounds the body of an attempt by the call's deadline and the reply to a pipelined BEGIN.
+/// Runs the body of an attempt. Ends it at the deadline, or if a pipelined BEGIN fails.
 #[derive(Debug)]
 pub struct Scope<'a> {
-    outer: Outer,
+    call: RunningCall,
     deadline: Deadline,
     status: &'a AttemptStatus,
     is_outermost: bool,
@@ -109,7 +109,7 @@ impl<'a> Transaction<'a> {
     #[must_use]
     pub fn scope(&self) -> Scope<'a> {
         let TxContext { function, pool, deadline, status, depth, .. } = self.context;
-        Scope { outer: Outer { function, pool }, deadline, status, is_outermost: depth == 0 }
+        Scope { call: RunningCall { function, pool }, deadline, status, is_outermost: depth == 0 }
     }
 
     /// Whether an earlier attempt may be committed.
@@ -121,12 +121,12 @@ impl<'a> Transaction<'a> {
 }
 
 impl<'a> Scope<'a> {
-    /// Runs the body. If it is cut off, its result is an error of its own type; the call returns the actual reason.
+    /// Runs the body. If it is ended early, it returns a placeholder of its error type, and the call returns the reason.
     #[must_use]
     pub fn body<O: Outcome<Err: FromError>, F: Future<Output = O>>(self, body: F) -> Body<'a, F> {
-        let Self { outer, deadline, status, is_outermost } = self;
+        let Self { call, deadline, status, is_outermost } = self;
         let cut_off = |phase| O::from_result(Err(FromError::from_error(Error::deadline(phase))));
-        Body { work: deadline.bound(body), cut_off, outer, status, is_outermost }
+        Body { work: deadline.bound(body), cut_off, call, status, is_outermost }
     }
 
     /// [`Scope::body`] for an error that is a type parameter: rustc then suggests the bound to write, `From<Error>`.
@@ -142,7 +142,7 @@ pin_project! {
         #[pin]
         work: Bounded<F>,
         cut_off: fn(Phase) -> F::Output,
-        outer: Outer,
+        call: RunningCall,
         status: &'a AttemptStatus,
         is_outermost: bool,
     }
@@ -157,7 +157,7 @@ impl<F: Future> Future for Body<'_, F> {
         if *this.is_outermost && status.is_begin_pending() && status.poll_begin(cx) == Poll::Ready(false) {
             return Poll::Ready((this.cut_off)(Phase::Begin));
         }
-        let _restore = Restore(INNERMOST.replace(Some(*this.outer)));
+        let _restore = RestoreInnermost(INNERMOST.replace(Some(*this.call)));
         match this.work.poll(cx) {
             Poll::Ready(Ok(outcome)) => Poll::Ready(outcome),
             Poll::Ready(Err(Expired)) => {

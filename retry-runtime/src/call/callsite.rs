@@ -1,13 +1,15 @@
 //! A `#[transactional]` function, and what its calls share: per pool, the gate and the queues.
 
 use std::collections::BTreeMap;
+use std::pin::pin;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
 use crate::call::begin_sql::begin_sql;
 use crate::call::deadlock_gate::DeadlockGate;
-use crate::call::queue::Queues;
+use crate::call::queue::{QueueGuards, Queues};
 use crate::policy::{Damping, Policy};
+use crate::transaction::deadline::Deadline;
 
 /// A `#[transactional]` function: its name and its options.
 #[derive(Debug)]
@@ -26,7 +28,7 @@ impl Callsite {
         Self { name, policy, begin_sql: OnceLock::new(), per_pool: PerPool::new() }
     }
 
-    /// What the calls on this pool share. `None`: those without a pool.
+    /// What the calls on this pool share. `None` stands for all calls without a pool.
     pub(crate) fn shared(&self, pool: Option<usize>) -> Arc<Shared> {
         self.per_pool.get(pool, self.policy.damping == Damping::On)
     }
@@ -50,12 +52,28 @@ impl Shared {
     pub(crate) fn closed_for(&self) -> Option<Duration> {
         self.gate.as_ref().and_then(DeadlockGate::closed_for)
     }
+
+    /// Waits among the calls with equal keys, and then for the turn to run alone, if the call has escalated or the gate
+    /// is closed. All calls keep this order, so that no two wait for each other.
+    pub(crate) async fn wait(&self, guards: &mut QueueGuards, escalated: bool) {
+        guards.wait_in_line(&self.queues).await;
+        let mut alone = pin!(guards.wait_for_turn(&self.queues));
+        if escalated {
+            return alone.await;
+        }
+        // Not longer than the gate is closed: the body of the call that has the turn may be waiting for this call.
+        while let Some(limit) = self.closed_for() {
+            if Deadline::after(Some(limit)).bound(alone.as_mut()).await.is_ok() {
+                return;
+            }
+        }
+    }
 }
 
 /// From this many pools on, a function forgets those without calls before it adds another.
 const MANY_POOLS: usize = 64;
 
-/// Keyed by [`Pool::id`](crate::Pool::id).
+/// By [`Pool::id`](crate::Pool::id), or `None` for calls without a pool.
 #[derive(Debug)]
 struct PerPool(Mutex<BTreeMap<Option<usize>, Arc<Shared>>>);
 
@@ -70,7 +88,7 @@ impl PerPool {
             return shared.clone();
         }
         if per_pool.len() >= MANY_POOLS {
-            // Those pools may have been dropped. If not, their gates soon learn again.
+            // Most of these pools no longer exist. If one does, its gate starts from zero.
             per_pool.retain(|_, shared| Arc::strong_count(shared) > 1 || shared.closed_for().is_some());
         }
         let gate = (damping && pool.is_some()).then(DeadlockGate::new);

@@ -3,15 +3,15 @@
 //! The server takes its `deadlock_timeout` (1 s by default) to find a deadlock. Calls that lock rows in any order spend
 //! nearly all their time in deadlocks, however long they sleep before a retry. One at a time, they cannot deadlock.
 //!
-//! The gate closes if fewer calls committed during the deadlock than could have, one after the other. It stays closed for
-//! twice as long as the deadlock took. If the next costly deadlock follows soon, that time doubles. So an occasional
+//! The gate closes if fewer calls committed during the deadlocked attempt than would have if they had run one after the
+//! other. It stays closed for twice as long as that attempt took. If the next costly deadlock follows soon, that time doubles. So an occasional
 //! deadlock costs little, and a function that deadlocks all the time runs one at a time nearly always.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-/// The longest time that the gate is closed, as a multiple of how long the deadlock took.
+/// The longest time that the gate is closed, as a multiple of how long the deadlocked attempt took.
 const LONGEST: u32 = 64;
 
 /// The gate of one function on one pool.
@@ -82,14 +82,14 @@ impl DeadlockGate {
         let commits = self.commits.load(Ordering::Relaxed).wrapping_sub(timer.commits);
         let (now, took) = (Instant::now(), timer.began.elapsed());
         if self.closed_for().is_some() {
-            // Calls that began before are still in deadlocks with each other.
+            // Calls that began before the gate closed are still in deadlocks with each other.
             let mut plan = self.plan();
             if !timer.alone {
                 plan.until = Some(now + plan.span);
             }
             return None;
         }
-        // The other transaction of the deadlock may be committed by now. It does not count as progress.
+        // The other transaction of the deadlock may be committed by now. So one commit is not progress.
         let one_by_one = micros(took) / self.takes.load(Ordering::Relaxed).max(1);
         if commits > one_by_one.max(1) {
             return None;

@@ -16,7 +16,7 @@ use crate::transaction::Transaction;
 use crate::transaction::context::Savepoint;
 use crate::transaction::deadline::Expired;
 
-/// For a transaction that is known to be well. In an aborted one, COMMIT rolls back and reports success.
+/// For a transaction that is known not to be aborted. In an aborted one, COMMIT rolls back and reports success.
 const COMMIT: &str = "COMMIT";
 /// For any other: a probe goes before COMMIT in its message. It fails in an aborted transaction (25P02), and if the body
 /// has ended the transaction itself (25P01). COMMIT does not run then.
@@ -59,27 +59,38 @@ impl Transaction<'_> {
     /// Commits if the body returned `Ok` and no failure stands against it, and rolls back otherwise.
     #[doc(hidden)]
     pub async fn finish<T, E>(mut self, result: Result<T, E>, error: BodyError) -> Finished<T, E> {
-        let outcome = self.end(result.is_ok(), error).await;
+        let outcome = if result.is_ok() && self.is_well() {
+            self.send_commit().await
+        } else {
+            // Boxed, because it is rare, and every call's future would otherwise be that much larger.
+            Box::pin(self.end(result.is_ok(), error)).await
+        };
+        // If COMMIT has no reply yet, it may fail and leave the transaction open: then the drop sends ROLLBACK after it.
+        self.ended |= !self.context.status.is_in_transaction();
         Finished { result, outcome }
+    }
+
+    /// Whether nothing but COMMIT is left to do.
+    fn is_well(&self) -> bool {
+        self.savepoint.is_none() && !self.context.deadline.has_passed() && self.context.status.is_ready_to_commit()
     }
 
     async fn end(&mut self, ok: bool, body_error: BodyError) -> AttemptOutcome {
         let status = self.context.status;
-        // A body that does not yield cannot be cut off. Its COMMIT is not sent, so its outcome is known.
+        // A body that does not yield may return after the deadline. Then COMMIT is not sent, so the outcome is known.
         let too_late = ok && self.savepoint.is_none() && self.context.deadline.has_passed();
         if status.has_expired() || too_late {
             // A statement may still be running. The clean-up rolls back, without this call waiting for it.
             return AttemptOutcome { failure: status.failure(), ..AttemptOutcome::new(CommitOutcome::RolledBack) }
                 .with_error(Error::deadline(Phase::Body));
         }
-        if let Err(outcome) = begin::replied(&self.context).await {
-            self.ended |= !status.is_in_transaction();
+        if let Err(outcome) = begin::wait_for_reply(&self.context).await {
             return outcome;
         }
         let mut hidden = None;
         if let Some(failure) = body_error.failure {
             hidden = status.failure().filter(|first| failure.is_symptom() && !first.is_symptom());
-            // It may come from another connection. Whether this session has ended, ROLLBACK will tell.
+            // It may come from another connection, so it does not prove that this session has ended.
             status.record(Failure { ends_session: false, ..failure });
         }
         let outcome = match (ok, self.savepoint.is_some()) {
@@ -88,8 +99,6 @@ impl Transaction<'_> {
             (true, true) => self.release().await,
             (false, true) => self.roll_back_savepoint().await,
         };
-        // If COMMIT has no reply yet, it may fail and leave the transaction open: then a rollback follows it.
-        self.ended |= !status.is_in_transaction();
         let is_hidden = hidden.is_some();
         let own = (body_error.own && is_hidden).then(|| aborted(hidden.as_ref()));
         let error = own.or(outcome.error);
@@ -98,28 +107,35 @@ impl Transaction<'_> {
 
     async fn commit_or_abort(&mut self) -> AttemptOutcome {
         let status = self.context.status;
-        let stands_against = |failure: &Failure| failure.class.is_conflict() || failure.ends_session;
-        if status.failure().as_ref().is_some_and(stands_against) {
+        let forbids_commit = |failure: &Failure| failure.class.is_conflict() || failure.ends_session;
+        if status.failure().as_ref().is_some_and(forbids_commit) {
             return self.abort().await;
         }
-        let Message { sql, before, identity } = self.commit_message();
+        self.send_commit().await
+    }
+
+    /// Sends COMMIT and waits for its reply.
+    async fn send_commit(&mut self) -> AttemptOutcome {
+        let status = self.context.status;
+        let Message { sql, statements_before, identity } = self.commit_message();
         let reply = match Reply::send(self.context.client, &sql) {
             Ok(reply) => reply,
             // It was not sent, so its outcome is known.
             Err(error) => {
                 status.record(driver::failure_of(&error));
-                return self.roll_back(false).await.with_error(Error::from(error));
+                return Box::pin(self.roll_back(false)).await.with_error(Error::from(error));
             }
         };
-        // A look-up of the outcome needs time too.
         let deadline = self.context.deadline;
-        let deadline = if identity.is_some() { deadline.most() } else { deadline };
+        let deadline = if identity.is_some() { deadline.leaving_time_for_a_lookup() } else { deadline };
         match deadline.bound(status.commit(reply)).await {
             Ok((Ok(()), _)) => {
                 status.set_in_transaction(false);
                 AttemptOutcome::new(CommitOutcome::Committed)
             }
-            Ok((Err(error), completed)) => self.commit_failed(error, completed >= before, identity).await,
+            Ok((Err(error), completed)) => {
+                Box::pin(self.commit_failed(error, completed >= statements_before, identity)).await
+            }
             Err(Expired) => self.no_reply(None, identity),
         }
     }
@@ -129,14 +145,14 @@ impl Transaction<'_> {
         let (status, policy) = (self.context.status, self.context.policy);
         let is_well = status.all_is_well();
         if policy.read_only || policy.unknown_commit != UnknownCommit::Token {
-            let (before, sql) = if is_well { (0, COMMIT) } else { (1, PROBE_AND_COMMIT) };
+            let (statements_before, sql) = if is_well { (0, COMMIT) } else { (1, PROBE_AND_COMMIT) };
             let identity = status.take_begin_row().and_then(|row| identify::read(&row)).map(Box::new);
-            return Message { sql: Cow::Borrowed(sql), before, identity };
+            return Message { sql: Cow::Borrowed(sql), statements_before, identity };
         }
         let (token, identity) = identify::new_token();
-        let (before, probe) = if is_well { (1, "") } else { (2, PROBE) };
+        let (statements_before, probe) = if is_well { (1, "") } else { (2, PROBE) };
         let sql = format!("{probe}INSERT INTO transactional.commits (token) VALUES ('{token}'); COMMIT");
-        Message { sql: Cow::Owned(sql), before, identity: Some(Box::new(identity)) }
+        Message { sql: Cow::Owned(sql), statements_before, identity: Some(Box::new(identity)) }
     }
 
     /// The reply to the message that commits is an error: of COMMIT itself, or of a statement before it.
@@ -177,8 +193,7 @@ impl Transaction<'_> {
         outcome.with_error(error)
     }
 
-    /// There is no reply to COMMIT: the connection failed (`Some`), or the deadline passed. For a read-only transaction
-    /// the outcome does not matter.
+    /// There is no reply to COMMIT: the connection failed with `error`, or the deadline passed (`None`).
     fn no_reply(&self, error: Option<DriverError>, identity: Option<Box<Identity>>) -> AttemptOutcome {
         let policy = self.context.policy;
         let failure = error.as_ref().map(driver::failure_of);
@@ -186,6 +201,7 @@ impl Transaction<'_> {
         let session_broken = error.is_some() || identity.is_some();
         let unknown = AttemptOutcome { session_broken, ..AttemptOutcome::new(CommitOutcome::Unknown) };
         if policy.read_only {
+            // It wrote nothing, so its outcome does not matter.
             let retry = failure.as_ref().and_then(|failure| RetryCause::of(failure, policy));
             let error = error.map_or_else(|| Error::deadline(Phase::Commit), Error::from);
             return AttemptOutcome { retry, failure, ..unknown }.with_error(error);
@@ -228,12 +244,12 @@ impl Transaction<'_> {
 
     /// Ends a savepoint whose body returned `Ok`.
     async fn release(&mut self) -> AttemptOutcome {
-        // If the call is dropped in this wait, a rollback to the savepoint follows. That fails if the savepoint is
-        // released by then, and so aborts the transaction: what the caller gave up is not committed.
+        // If the call is dropped in this wait, a rollback to the savepoint follows. If the savepoint is released by then,
+        // that rollback fails and aborts the transaction. So what the caller gave up is never committed.
         let released = self.context.execute(&format!("RELEASE {}", Savepoint(self.context.depth))).await;
         let Err(error) = released else {
             self.ended = true;
-            return AttemptOutcome::new(CommitOutcome::Unknown);
+            return AttemptOutcome::undecided();
         };
         let is_aborted = driver::failure_of(&error).is_symptom();
         let failure = self.context.status.failure();
@@ -243,12 +259,12 @@ impl Transaction<'_> {
 
     /// Rolls back to the savepoint. A conflict stays recorded: the outermost call retries, whatever the body does.
     async fn roll_back_savepoint(&mut self) -> AttemptOutcome {
-        // Before the wait: if the call is dropped in it, the hooks must not run either.
+        // Before the wait, because the call may be dropped in it: the savepoint's `on_commit` hooks must not run then.
         self.undo_savepoint();
         self.ended = true;
         // If it fails, the status records it.
         let _ = self.context.roll_back().await;
-        AttemptOutcome::new(CommitOutcome::Unknown)
+        AttemptOutcome::undecided()
     }
 }
 
@@ -256,7 +272,7 @@ impl Transaction<'_> {
 struct Message {
     sql: Cow<'static, str>,
     /// How many statements it has before COMMIT.
-    before: u32,
+    statements_before: u32,
     /// Identifies the transaction if the reply does not arrive.
     identity: Option<Box<Identity>>,
 }

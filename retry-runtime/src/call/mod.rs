@@ -17,13 +17,12 @@ pub(crate) mod source;
 
 use std::error::Error as StdError;
 use std::ops::ControlFlow;
-use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::time::sleep;
 
-use crate::call::body::{FromError, Outer};
+use crate::call::body::{FromError, RunningCall};
 use crate::call::callsite::{Callsite, Shared};
 use crate::call::deadlock_gate::AttemptTimer;
 use crate::call::outcome::{AttemptOutcome, Finished, SessionFate};
@@ -48,16 +47,16 @@ pub struct Call<'a> {
     callsite: &'static Callsite,
     /// The pool's id, if there is a pool.
     pool: Option<usize>,
-    /// The call whose body makes this one, if this one is not nested in it.
-    outer: Option<Outer>,
+    /// The call whose body makes this one without passing its transaction.
+    outer: Option<RunningCall>,
     deadline: Deadline,
-    /// The pool's session, while an attempt uses it.
+    /// The pool's session, while this call holds it.
     session: Option<Box<dyn Session>>,
     status: AttemptStatus,
     /// What it shares with other calls of the function, if it shares anything.
     shared: Option<Arc<Shared>>,
     /// Its places in queues. Boxed, because most calls are in none.
-    queues: Option<Box<QueueGuards>>,
+    queue_guards: Option<Box<QueueGuards>>,
     /// The attempt under way, for the function's gate.
     timer: Option<AttemptTimer>,
     attempt: u32,
@@ -82,12 +81,12 @@ impl<'a> Call<'a> {
     pub fn new(Source(source): Source<'a>, callsite: &'static Callsite) -> Self {
         let policy = &callsite.policy;
         let (pool, outer, has_gate) = match source {
-            Kind::Pool(pool) => (Some(pool.id()), Outer::innermost(), policy.damping == Damping::On),
-            Kind::Client(..) => (None, Outer::innermost(), false),
+            Kind::Pool(pool) => (Some(pool.id()), RunningCall::innermost(), policy.damping == Damping::On),
+            Kind::Client(..) => (None, RunningCall::innermost(), false),
             Kind::Nested(_) => (None, None, false),
         };
         let is_nested = matches!(source, Kind::Nested(_));
-        // Inside another call's body, a wait for other calls could be a wait for that call.
+        // A call inside another call's body must not wait for other calls: it could wait for the outer one, forever.
         let shares = !is_nested && outer.is_none() && (has_gate || policy.escalate_after.is_some());
         Self {
             shared: shares.then(|| callsite.shared(pool)),
@@ -98,7 +97,7 @@ impl<'a> Call<'a> {
             deadline: Deadline::after(policy.deadline),
             session: None,
             status: AttemptStatus::default(),
-            queues: None,
+            queue_guards: None,
             timer: None,
             attempt: 0,
             budgets: Budgets::default(),
@@ -112,7 +111,7 @@ impl<'a> Call<'a> {
     pub fn queue_by<const N: usize>(mut self, keys: [QueueKey; N]) -> Self {
         if !matches!(self.source, Kind::Nested(_)) && self.outer.is_none() {
             self.shared.get_or_insert_with(|| self.callsite.shared(self.pool));
-            self.queues = Some(Box::new(QueueGuards::new(keys.into())));
+            self.queue_guards = Some(Box::new(QueueGuards::new(keys.into())));
         }
         self
     }
@@ -125,16 +124,18 @@ impl<'a> Call<'a> {
         if let (Some(outer), 0) = (self.outer, self.attempt) {
             self.check_not_nested(outer)?;
         }
+        if self.attempt > 0 {
+            self.status = AttemptStatus::default();
+        }
         self.attempt += 1;
-        self.status = AttemptStatus::default();
-        if self.runs_alone() || self.queues.is_some() {
-            // Boxed, because it is rare, and every call's future would have room for it.
+        if self.must_run_alone() || self.queue_guards.is_some() {
+            // Boxed, because it is rare, and every call's future would otherwise be that much larger.
             Box::pin(self.wait_for_others()).await?;
         }
         if let (Kind::Pool(pool), None) = (&self.source, &self.session) {
             self.session = Some(session::take(*pool, self.deadline, &self.callsite.policy, self.id()).await?);
         }
-        let alone = self.queues.as_ref().is_some_and(|queues| queues.is_alone());
+        let alone = self.queue_guards.as_ref().is_some_and(|guards| guards.has_turn());
         let gate = self.shared.as_ref().and_then(|shared| shared.gate.as_ref());
         self.timer = gate.map(|gate| gate.begin(alone));
         let session = self.session();
@@ -160,7 +161,7 @@ impl<'a> Call<'a> {
     }
 
     /// Emits an event if the call should have been nested, and refuses it on the pool of the outer call.
-    fn check_not_nested(&self, outer: Outer) -> Result<(), AttemptOutcome> {
+    fn check_not_nested(&self, outer: RunningCall) -> Result<(), AttemptOutcome> {
         let independent = self.callsite.policy.independent;
         self.id().emit(Event::NotNested { outer: outer.function, independent }, None);
         if self.pool.is_none() || self.pool != outer.pool || independent {
@@ -182,8 +183,8 @@ impl<'a> Call<'a> {
         }
     }
 
-    /// Whether it waits for a turn to run alone: it has escalated, or the gate is closed.
-    fn runs_alone(&self) -> bool {
+    /// Whether it must run alone: it has escalated, or the gate is closed.
+    fn must_run_alone(&self) -> bool {
         self.has_escalated() || self.shared.as_ref().is_some_and(|shared| shared.closed_for().is_some())
     }
 
@@ -192,32 +193,17 @@ impl<'a> Call<'a> {
         self.shared.is_some() && escalate_after.is_some_and(|conflicts| self.budgets.conflicts() >= conflicts)
     }
 
-    /// Waits among the calls with equal keys, and then, if necessary, for the turn to run alone. All calls keep this
-    /// order, so that no two wait for each other.
+    /// Waits for other calls of the function.
     async fn wait_for_others(&mut self) -> Result<(), AttemptOutcome> {
         let escalated = self.has_escalated();
-        let Self { deadline, shared: Some(shared), queues: guards, .. } = self else { return Ok(()) };
-        let guards = guards.get_or_insert_default();
-        let all = async {
-            guards.wait_in_line(&shared.queues).await;
-            let mut alone = pin!(guards.wait_to_be_alone(&shared.queues));
-            if escalated {
-                return alone.await;
-            }
-            // Not longer than the gate is closed: the call that has the turn may itself be waiting for this one.
-            while let Some(limit) = shared.closed_for() {
-                if Deadline::after(Some(limit)).bound(alone.as_mut()).await.is_ok() {
-                    return;
-                }
-            }
-        };
-        deadline
-            .bound(all)
-            .await
-            .map_err(|Expired| AttemptOutcome::not_begun(Error::deadline(Phase::Queue), None, None))
+        let Some(shared) = &self.shared else { return Ok(()) };
+        let wait = shared.wait(self.queue_guards.get_or_insert_default(), escalated);
+        let wait = self.deadline.bound(wait).await;
+        wait.map_err(|Expired| AttemptOutcome::not_begun(Error::deadline(Phase::Queue), None, None))
     }
 
-    /// Decides what follows an attempt: the call's result, or after a sleep that holds nothing, another attempt.
+    /// Decides what follows an attempt: the call's result, or another attempt after a sleep. During the sleep the call holds
+    /// no connection, and keeps only its places in the queues of its keys.
     pub async fn next<T, E: FromError>(
         &mut self,
         attempt: Result<Finished<T, E>, AttemptOutcome>,
@@ -242,10 +228,22 @@ impl<'a> Call<'a> {
         self.next(attempt)
     }
 
-    async fn conclude(&mut self, mut outcome: AttemptOutcome) -> Next {
+    async fn conclude(&mut self, outcome: AttemptOutcome) -> Next {
         if matches!(self.source, Kind::Nested(_)) {
             return outcome.error.map_or(Next::Return, Next::Fail);
         }
+        if outcome.is_committed() && self.status.with_hooks(|hooks| hooks.len() == 0) {
+            // Most calls end here.
+            self.end_session(&outcome, false);
+            self.tell_gate(&outcome);
+            self.with_queues(QueueGuards::release_all);
+            return Next::Return;
+        }
+        // Boxed, because every call's future would otherwise be that much larger.
+        Box::pin(self.conclude_other(outcome)).await
+    }
+
+    async fn conclude_other(&mut self, mut outcome: AttemptOutcome) -> Next {
         if let (true, Some(session)) = (outcome.retry.is_some_and(RetryCause::is_stale_plan), self.session()) {
             session.clear_statement_cache();
         }
@@ -258,9 +256,9 @@ impl<'a> Call<'a> {
         self.tell_gate(&outcome);
         // A hook may call this function again.
         if hooks_wait || outcome.retry.is_none() {
-            self.with_queues(QueueGuards::leave);
+            self.with_queues(QueueGuards::release_all);
         }
-        // What is rolled back in this attempt may be committed by an earlier one.
+        // This attempt is rolled back, but an earlier one may be committed: then no hook may undo anything.
         let is_known = !self.after_unknown || outcome.is_committed();
         let commit = if is_known { outcome.commit } else { CommitOutcome::Unknown };
         hooks::run(self.status.with_hooks(|hooks| hooks.take(commit))).await;
@@ -274,7 +272,8 @@ impl<'a> Call<'a> {
         self.give_up(outcome)
     }
 
-    /// The second connection is read-only too. If its settings are the reason, and not the server, all others will be.
+    /// The second connection is read-only too. If a setting of the session is the reason, and not the server, other
+    /// connections will be read-only too: the call gives up.
     async fn give_up_writing(&self, outcome: &mut AttemptOutcome) {
         let (Some(session), false) = (&self.session, self.status.is_in_transaction()) else { return };
         let by_setting = session::is_read_only_by_setting(session.client());
@@ -311,8 +310,8 @@ impl<'a> Call<'a> {
     }
 
     fn with_queues(&mut self, change: impl FnOnce(&mut QueueGuards)) {
-        if let Some(queues) = &mut self.queues {
-            change(queues);
+        if let Some(guards) = &mut self.queue_guards {
+            change(guards);
         }
     }
 
@@ -323,7 +322,7 @@ impl<'a> Call<'a> {
         else {
             return;
         };
-        // Boxed, because it is rare, and every call's future would have room for it.
+        // Boxed, because it is rare, and every call's future would otherwise be that much larger.
         let outcome = Box::pin(resolve::look_up(*pool, identity, self.deadline)).await;
         self.id().emit(Event::CommitResolved { outcome }, None);
         attempt.resolved(outcome);
@@ -333,9 +332,9 @@ impl<'a> Call<'a> {
         let failure = outcome.failure.as_ref();
         let is_stranded = outcome.session_broken && matches!(self.source, Kind::Client(..));
         let delay = if is_stranded { None } else { self.budgets.spend(cause, &self.callsite.policy) };
-        // A call that runs alone need not sleep after a conflict: the wait for its turn is enough.
-        let alone = cause.is_conflict() && self.runs_alone();
-        let delay = if alone { delay.and(Some(Duration::ZERO)) } else { delay };
+        // A call that runs alone need not sleep after a conflict: those that it could conflict with wait for it.
+        let alone = cause.is_conflict() && self.must_run_alone();
+        let delay = if alone { delay.map(|_| Duration::ZERO) } else { delay };
         let Some(delay) = delay else {
             self.id().emit(Event::GivingUp { cause: cause.as_str() }, failure);
             return self.give_up(outcome);
@@ -350,7 +349,7 @@ impl<'a> Call<'a> {
         };
         if !delay.is_zero() {
             // Other calls that wait to run alone need not wait for the end of this sleep.
-            self.with_queues(QueueGuards::leave_alone);
+            self.with_queues(QueueGuards::release_turn);
             sleep(delay).await;
         }
         Next::Retry

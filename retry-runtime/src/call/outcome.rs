@@ -5,7 +5,7 @@ use crate::classify::{Class, Failure};
 use crate::driver::DriverError;
 use crate::error::{CommitOutcome, Error, Phase, PoolError};
 
-/// An attempt whose transaction has ended.
+/// An attempt that `finish` has ended.
 #[derive(Debug)]
 pub struct Finished<T, E> {
     /// What the body returned.
@@ -21,11 +21,11 @@ pub struct AttemptOutcome {
     pub(crate) retry: Option<RetryCause>,
     /// Whether the session must not be used again.
     pub(crate) session_broken: bool,
-    /// The failure that decided.
+    /// The failure that decided over a retry.
     pub(crate) failure: Option<Failure>,
     /// What the caller gets instead of the body's result.
     pub(crate) error: Option<Error>,
-    /// Whether the body's error shows only the symptom of `failure`.
+    /// Whether the body's error is only a symptom (25P02) of `failure`.
     pub(crate) is_hidden: bool,
     /// The text of the body's error, if it may be needed.
     pub(crate) text: Option<String>,
@@ -35,6 +35,11 @@ impl AttemptOutcome {
     pub(crate) fn new(commit: CommitOutcome) -> Self {
         let (retry, failure, error, text) = (None, None, None, None);
         Self { commit, retry, session_broken: false, failure, error, is_hidden: false, text }
+    }
+
+    /// A nested call has ended. The outermost call commits or rolls back.
+    pub(crate) fn undecided() -> Self {
+        Self::new(CommitOutcome::Unknown)
     }
 
     /// The transaction is rolled back.
@@ -62,7 +67,7 @@ impl AttemptOutcome {
     /// The look-up of a commit without a reply has ended.
     pub(crate) fn resolved(&mut self, commit: CommitOutcome) {
         match commit {
-            CommitOutcome::Committed => self.error = None,
+            CommitOutcome::Committed => (self.retry, self.error) = (None, None),
             CommitOutcome::RolledBack => {
                 self.retry = Some(RetryCause::Class(Class::Connection));
                 self.error = Some(match self.error.take() {

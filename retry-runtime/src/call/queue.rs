@@ -46,7 +46,7 @@ impl QueueKey {
     }
 }
 
-/// A call's place in a queue. Its drop leaves the queue, and the last one removes it.
+/// A call's place in a queue. Dropping it leaves the queue. The last call to leave removes the queue.
 #[derive(Debug)]
 struct QueueGuard {
     queues: Arc<Queues>,
@@ -71,7 +71,7 @@ impl QueueGuard {
 
 impl Drop for QueueGuard {
     fn drop(&mut self) {
-        // First let the next call go: it counts, so the queue stays.
+        // First let the next call go. It is counted too, so the queue stays.
         self.head = None;
         let mut by_key = self.queues.by_key();
         if let Some(used) = by_key.get_mut(&self.key) {
@@ -108,24 +108,24 @@ impl QueueGuards {
     }
 
     /// Waits for its turn to run alone.
-    pub(crate) async fn wait_to_be_alone(&mut self, queues: &Queues) {
+    pub(crate) async fn wait_for_turn(&mut self, queues: &Queues) {
         if self.alone.is_none() {
             self.alone = Some(queues.alone.clone().lock_owned().await);
         }
     }
 
     /// Whether this call has the turn to run alone.
-    pub(crate) fn is_alone(&self) -> bool {
+    pub(crate) fn has_turn(&self) -> bool {
         self.alone.is_some()
     }
 
     /// Lets the other calls go ahead that wait to run alone.
-    pub(crate) fn leave_alone(&mut self) {
+    pub(crate) fn release_turn(&mut self) {
         self.alone = None;
     }
 
     /// Lets all other calls go ahead.
-    pub(crate) fn leave(&mut self) {
+    pub(crate) fn release_all(&mut self) {
         self.alone = None;
         self.guards.clear();
     }
@@ -185,11 +185,11 @@ mod tests {
                 assert!(poll(second.as_mut()).is_pending());
                 assert!(poll(pin!(dropped.wait_in_line(&queues))).is_pending());
                 assert_eq!(queues.by_key().len(), 2);
-                first.leave();
+                first.release_all();
                 assert!(poll(second).is_ready());
             }
             assert_eq!(queues.by_key().len(), 2);
-            second.leave();
+            second.release_all();
             assert!(queues.by_key().is_empty());
         }
     }

@@ -9,7 +9,7 @@ use crate::policy::Policy;
 /// Why an attempt is worth repeating.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum RetryCause {
-    /// The class of the failure says so.
+    /// Failures of this class are retried.
     Class(Class),
     /// `retry_on` lists its SQLSTATE.
     Listed,
@@ -34,7 +34,7 @@ impl RetryCause {
         }
     }
 
-    /// Whether a concurrent transaction was in the way, as far as is known.
+    /// Whether a concurrent transaction was in the way. `retry_if` is for such errors too, as a stale version.
     pub(crate) fn is_conflict(self) -> bool {
         match self {
             Self::Class(class) => class.is_conflict(),
@@ -56,7 +56,7 @@ impl RetryCause {
         self == Self::Class(Class::StalePlan)
     }
 
-    /// Whether the next attempt needs this very session, whose fault is corrected now.
+    /// Whether the next attempt should reuse this session, because its problem is fixed.
     pub(crate) fn keeps_session(self) -> bool {
         self.is_stale_plan() || self == Self::LeftOpen
     }
@@ -86,7 +86,7 @@ pub(crate) struct Budgets {
     retries: u32,
     deadlock_retries: u32,
     replanned: bool,
-    reopened: bool,
+    left_open: bool,
     /// Whether a retry was because of a read-only connection.
     read_only: bool,
 }
@@ -96,7 +96,7 @@ impl Budgets {
     pub(crate) fn spend(&mut self, cause: RetryCause, policy: &Policy) -> Option<Duration> {
         let (spent, budget) = match cause {
             RetryCause::Class(Class::StalePlan) => return once(&mut self.replanned),
-            RetryCause::LeftOpen => return once(&mut self.reopened),
+            RetryCause::LeftOpen => return once(&mut self.left_open),
             _ if cause.is_conflict() => (&mut self.deadlock_retries, policy.deadlock_retries()),
             _ => (&mut self.retries, policy.retries),
         };

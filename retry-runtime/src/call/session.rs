@@ -13,7 +13,7 @@ use crate::transaction::deadline::{Deadline, Expired};
 /// How many closed sessions one attempt passes over: more than pools commonly hold.
 const MAX_CLOSED: usize = 100;
 
-/// Takes a session out of the pool. A session that is closed already costs no retry.
+/// Takes a session out of the pool. To skip a closed session does not count as a retry.
 pub(crate) async fn take(
     pool: &dyn Pool,
     deadline: Deadline,

@@ -30,8 +30,8 @@ use crate::transaction::context::TxContext;
 /// }
 /// ```
 ///
-/// If a call that is not nested finds its connection inside an open transaction that other code has left, it rolls that
-/// transaction back, emits a warning event, and begins its own.
+/// If a call that is not nested finds that other code left a transaction open on its connection, it rolls that transaction
+/// back, emits a warning event, and begins its own.
 pub struct Source<'a>(pub(crate) Kind<'a>);
 
 pub(crate) enum Kind<'a> {
@@ -48,7 +48,7 @@ pub(crate) enum Kind<'a> {
     note = "the pools of deadpool-postgres and bb8-postgres need the features `deadpool` and `bb8` of retry-runtime"
 )]
 pub trait MadeFrom<T> {
-    /// Makes it.
+    /// Makes the source.
     fn made_from(value: T) -> Self;
 }
 

@@ -29,8 +29,8 @@ impl Deadline {
         }
     }
 
-    /// Three quarters of what is left.
-    pub(crate) fn most(self) -> Self {
+    /// Three quarters of the time that is left: the rest is for the look-up of a commit's outcome.
+    pub(crate) fn leaving_time_for_a_lookup(self) -> Self {
         let now = Instant::now();
         Self(self.0.map(|deadline| now + deadline.saturating_duration_since(now) / 4 * 3))
     }

@@ -75,6 +75,12 @@ impl AttemptStatus {
         self.lock().all_is_well()
     }
 
+    /// Whether every statement was seen to succeed, BEGIN included, and the deadline has not cut the body off.
+    pub(crate) fn is_ready_to_commit(&self) -> bool {
+        let status = self.lock();
+        status.all_is_well() && !status.begin.is_pending() && !status.expired
+    }
+
     /// Notes that the body uses the driver's own client.
     pub(crate) fn use_raw_client(&self) {
         self.lock().may_have_ended = true;
