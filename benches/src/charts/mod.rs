@@ -3,7 +3,7 @@
 
 mod bars;
 mod scatter;
-mod style;
+pub(crate) mod style;
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -12,7 +12,6 @@ use std::path::{Path, PathBuf};
 use anyhow::Context;
 use serde::de::DeserializeOwned;
 
-pub(crate) use self::style::Owner;
 use crate::contention;
 use crate::overhead;
 

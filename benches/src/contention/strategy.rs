@@ -5,7 +5,7 @@ use clap::ValueEnum;
 use super::attempt::Run;
 use super::scenario::Transfer;
 use super::{ours, peers};
-use crate::charts::Owner;
+use crate::charts::style::Owner;
 
 /// A way to retry calls that conflict. All have the same limit of retries, except `AsItComes`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]

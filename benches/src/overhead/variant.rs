@@ -5,7 +5,7 @@ use retry_tests::{connect, pool};
 
 use super::session::{Session, Statements};
 use super::{by_hand, diesel, ours, sqlx};
-use crate::charts::Owner;
+use crate::charts::style::Owner;
 use crate::environment::Cluster;
 
 /// A way to write a transaction.
