@@ -154,7 +154,15 @@ impl<T: MakeTlsConnect<CancelStream> + Clone> Target<T> {
 
 /// The connection of a cancel request. Its shutdown reads it to its end.
 ///
-/// It is named in bounds only: `T: MakeTlsConnect<CancelStream>`, as for [`WithCancel`].
+/// Name it in bounds, if you are generic over the TLS of a [`WithCancel`]:
+///
+/// ```
+/// use retry_runtime::CancelStream;
+/// use tokio_postgres::tls::MakeTlsConnect;
+///
+/// fn cancels<T: MakeTlsConnect<CancelStream>>(tls: &T) {}
+/// # cancels(&tokio_postgres::NoTls);
+/// ```
 #[derive(Debug)]
 pub struct CancelStream(Stream);
 
