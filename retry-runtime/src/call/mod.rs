@@ -118,9 +118,43 @@ impl<'a> Call<'a> {
 
     /// Begins an attempt: takes a session and sends BEGIN, or SAVEPOINT if the call is nested.
     pub async fn begin(&mut self) -> Result<Transaction<'_>, AttemptOutcome> {
-        if let Kind::Nested(parent) = self.source {
-            return begin::savepoint(*parent, self.callsite).await;
-        }
+        let (client, session) = match self.source {
+            Kind::Nested(parent) => return begin::savepoint(*parent, self.callsite).await,
+            Kind::Client(client, session) => {
+                self.prepare().await?;
+                (client, session)
+            }
+            Kind::Pool(pool) => {
+                self.prepare().await?;
+                let session = match self.session.take() {
+                    Some(kept) => kept,
+                    None => session::take(pool, self.deadline, &self.callsite.policy, self.id()).await?,
+                };
+                let session = &**self.session.insert(session);
+                (session.client(), Some(session))
+            }
+        };
+        let alone = self.queue_guards.as_ref().is_some_and(|guards| guards.has_turn());
+        let gate = self.shared.as_ref().and_then(|shared| shared.gate.as_ref());
+        self.timer = gate.map(|gate| gate.begin(alone));
+        let context = TxContext {
+            client,
+            session,
+            pooled: matches!(self.source, Kind::Pool(_)),
+            status: &self.status,
+            policy: &self.callsite.policy,
+            id: AttemptId { function: self.callsite.name, attempt: self.attempt },
+            function: self.callsite.name,
+            pool: self.pool,
+            deadline: self.deadline,
+            after_unknown: self.after_unknown,
+            depth: 0,
+        };
+        begin::transaction(context, self.callsite.begin_sql()).await
+    }
+
+    /// What comes before an attempt has a connection: checks, a fresh status, and the wait for other calls.
+    async fn prepare(&mut self) -> Result<(), AttemptOutcome> {
         if let (Some(outer), 0) = (self.outer, self.attempt) {
             self.check_not_nested(outer)?;
         }
@@ -132,32 +166,7 @@ impl<'a> Call<'a> {
             // Boxed, because it is rare, and every call's future would otherwise be that much larger.
             Box::pin(self.wait_for_others()).await?;
         }
-        if let (Kind::Pool(pool), None) = (&self.source, &self.session) {
-            self.session = Some(session::take(*pool, self.deadline, &self.callsite.policy, self.id()).await?);
-        }
-        let alone = self.queue_guards.as_ref().is_some_and(|guards| guards.has_turn());
-        let gate = self.shared.as_ref().and_then(|shared| shared.gate.as_ref());
-        self.timer = gate.map(|gate| gate.begin(alone));
-        let session = self.session();
-        let client = match (&self.source, session) {
-            (Kind::Client(client, _), _) => client,
-            (_, Some(session)) => session.client(),
-            (_, None) => unreachable!("a call that is not nested has a client or a session"),
-        };
-        let context = TxContext {
-            client,
-            session,
-            pooled: self.session.is_some(),
-            status: &self.status,
-            policy: &self.callsite.policy,
-            id: self.id(),
-            function: self.callsite.name,
-            pool: self.pool,
-            deadline: self.deadline,
-            after_unknown: self.after_unknown,
-            depth: 0,
-        };
-        begin::transaction(context, self.callsite.begin_sql()).await
+        Ok(())
     }
 
     /// Emits an event if the call should have been nested, and refuses it on the pool of the outer call.
