@@ -1,4 +1,4 @@
-//! A look at the events that the runtime emits.
+//! Captured events: what the runtime emits through `tracing` while a test runs.
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
@@ -11,34 +11,34 @@ use tracing_subscriber::layer::{Context, Layer, SubscriberExt};
 use tracing_subscriber::registry;
 use tracing_subscriber::registry::LookupSpan;
 
-/// An event's fields as text, its message under `message`, its level under `level`, and the name of the span that it is
-/// in under `span`.
+/// An event's fields as text, with its message under `message`, its level under `level`, and the name of the span around
+/// it under `span`.
 pub type Fields = BTreeMap<&'static str, String>;
 
-type Seen = Arc<Mutex<Vec<Fields>>>;
+type Captured = Arc<Mutex<Vec<Fields>>>;
 
 thread_local! {
-    static CAPTURE: RefCell<Option<Seen>> = const { RefCell::new(None) };
+    static CURRENT: RefCell<Option<Captured>> = const { RefCell::new(None) };
 }
 
-/// Collects what `retry_runtime` emits on this thread, from its making until it is dropped.
+/// Captures the events that `retry_runtime` emits on this thread, until it is dropped.
 pub struct Events {
-    seen: Seen,
-    /// Who collected before.
-    outer: Option<Seen>,
+    captured: Captured,
+    /// The capture that this one replaced.
+    outer: Option<Captured>,
 }
 
 impl Events {
-    /// Begins to collect.
+    /// Begins to capture.
     #[must_use]
     pub fn capture() -> Self {
         subscribe();
-        let seen = Seen::default();
-        let outer = CAPTURE.replace(Some(seen.clone()));
-        Self { seen, outer }
+        let captured = Captured::default();
+        let outer = CURRENT.replace(Some(captured.clone()));
+        Self { captured, outer }
     }
 
-    /// The events so far with this message.
+    /// The events with this message so far.
     #[must_use]
     pub fn of(&self, message: &str) -> Vec<Fields> {
         self.all().into_iter().filter(|fields| fields["message"] == message).collect()
@@ -47,7 +47,7 @@ impl Events {
     /// All events so far.
     #[must_use]
     pub fn all(&self) -> Vec<Fields> {
-        self.seen.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.captured.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 }
 
@@ -59,31 +59,31 @@ impl fmt::Debug for Events {
 
 impl Drop for Events {
     fn drop(&mut self) {
-        CAPTURE.set(self.outer.take());
+        CURRENT.set(self.outer.take());
     }
 }
 
-/// Subscribes for the whole process, once and before anything is emitted: while subscribers come and go, events of other
-/// threads get lost.
+/// Subscribes for the whole process, once and before anything is emitted. Changing subscribers later would drop events of
+/// other threads.
 pub(crate) fn subscribe() {
     static ONCE: Once = Once::new();
     ONCE.call_once(|| {
-        // Fails only in a program that has a subscriber of its own.
+        // Fails only if the program has set another subscriber.
         let _ = tracing::subscriber::set_global_default(registry().with(ToThread));
     });
 }
 
-/// Hands events to whoever collects on their thread.
+/// Passes each event to the capture of its thread.
 struct ToThread;
 
 impl<S: Subscriber + for<'s> LookupSpan<'s>> Layer<S> for ToThread {
     fn on_event(&self, event: &Event<'_>, context: Context<'_, S>) {
-        let Some(seen) = CAPTURE.with_borrow(Clone::clone) else { return };
+        let Some(captured) = CURRENT.with_borrow(Clone::clone) else { return };
         if event.metadata().target() == "retry_runtime" {
             let mut fields = Fields::from([("level", event.metadata().level().to_string())]);
             event.record(&mut Text(&mut fields));
             fields.extend(context.event_span(event).map(|span| ("span", span.name().to_owned())));
-            seen.lock().unwrap_or_else(PoisonError::into_inner).push(fields);
+            captured.lock().unwrap_or_else(PoisonError::into_inner).push(fields);
         }
     }
 }

@@ -1,8 +1,20 @@
-//! The harness of the tests: real PostgreSQL servers, and partners that provoke real conflicts on them.
+//! Test harness: real PostgreSQL servers, and tools that provoke real conflicts and failures on them.
+//!
+//! - [`Database`]: an empty database for one test, on a server that the tests of a binary share. Most tests begin with it.
+//! - [`Server`]: a throwaway PostgreSQL server, for tests that stop it, crash it or need their own settings.
+//! - [`standby`]: a primary and its hot standby, and failover between them.
+//! - [`pgbouncer`]: a throwaway `PgBouncer` between client and server.
+//! - [`proxy`]: a proxy that cuts, resets or silences connections, delays messages and counts round trips.
+//! - [`rival`]: a second session that provokes serialization failures, deadlocks and lock conflicts, and functions that
+//!   terminate, kill or wait for a session.
+//! - [`calls`]: drops a call after a number of polls, or counts how many calls run at the same time.
+//! - [`events`]: captures the events that the runtime emits.
+//! - [`soak`]: many calls under random faults, each result checked against the database.
 
-// A harness panics where its test has to fail.
+// The harness panics if its test has to fail.
 #![allow(clippy::missing_panics_doc)]
 
+pub mod calls;
 pub mod events;
 pub mod pgbouncer;
 pub mod proxy;
@@ -13,8 +25,10 @@ pub mod standby;
 
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::time::Duration;
 
 use deadpool_postgres::{Manager, ManagerConfig, Pool, RecyclingMethod};
+use tokio_postgres::types::ToSql;
 use tokio_postgres::{Client, Config, NoTls};
 
 pub use crate::server::Server;
@@ -24,7 +38,11 @@ pub use crate::server::Server;
 #[doc = include_str!("../../README.md")]
 pub struct Readme;
 
-/// For tests of faults: `done` counts what was committed, and `at_commit` runs its rows while COMMIT does.
+/// No parameters, for methods such as `query_raw` that take an iterator of them.
+pub const NO_PARAMS: [&(dyn ToSql + Sync); 0] = [];
+
+/// Tables for tests of faults. Each committed attempt leaves a row in `done`. The server runs the SQL in each row of
+/// `at_commit` during `COMMIT`.
 pub const FAULT_TABLES: &str = "
     CREATE TABLE done (attempt int);
     CREATE TABLE at_commit (sql text);
@@ -32,8 +50,14 @@ pub const FAULT_TABLES: &str = "
     CREATE CONSTRAINT TRIGGER at_commit AFTER INSERT ON at_commit DEFERRABLE INITIALLY DEFERRED
         FOR EACH ROW EXECUTE FUNCTION at_commit()";
 
-/// Functions that leave a row behind in `done` in each attempt, and of which the first then runs `sql`. Each name may be
-/// followed by options.
+/// A statement that runs until it is interrupted.
+pub const SLEEP: &str = "SELECT pg_sleep(60)";
+
+/// Makes the `COMMIT` of its transaction run until it is interrupted. Needs [`FAULT_TABLES`].
+pub const SLEEP_IN_COMMIT: &str = "INSERT INTO at_commit VALUES ('SELECT pg_sleep(60)')";
+
+/// Defines functions that insert a row into `done` in each attempt, and run `sql` in the first attempt only. They return
+/// the number of the attempt that committed. Options may follow each name.
 #[macro_export]
 macro_rules! first_attempt_runs {
     (max_delay = $max_delay:literal; $($name:ident $(, $option:meta)*;)*) => {$(
@@ -48,20 +72,20 @@ macro_rules! first_attempt_runs {
     )*};
 }
 
-/// A database of one test's own. Dropped with its server, or by name on the server that `DATABASE_URL` names.
+/// A database for one test. It goes with its throwaway server, or is dropped on the server that `DATABASE_URL` names.
 #[derive(Debug)]
 pub struct Database {
     config: Config,
-    /// Where the database has to be dropped.
+    /// The server that `DATABASE_URL` names, on which the database has to be dropped.
     external: Option<Config>,
     server: Option<Arc<Server>>,
 }
 
 impl Database {
-    /// Makes an empty database on the server of this test binary, which is started for the first one.
+    /// Creates an empty database on the server of this test binary. The first call starts that server.
     ///
     /// # Panics
-    /// Says what is wrong where there is no server, and none can be started.
+    /// If there is no server and none can be started. The message says what is missing.
     pub async fn create() -> Self {
         let (server, admin) = if let Ok(url) = std::env::var("DATABASE_URL") {
             (None, url.parse().expect("DATABASE_URL is not a connection string"))
@@ -76,7 +100,7 @@ impl Database {
         database
     }
 
-    /// Makes an empty database on a server of the caller's.
+    /// Creates an empty database on the caller's server.
     pub async fn create_on(admin: &Config) -> Self {
         static COUNT: AtomicU32 = AtomicU32::new(0);
         events::subscribe();
@@ -94,7 +118,7 @@ impl Database {
         &self.config
     }
 
-    /// A connection to it, driven in the background.
+    /// Connects to it. A background task drives the connection.
     pub async fn client(&self) -> Client {
         connect(&self.config).await
     }
@@ -110,12 +134,12 @@ impl Database {
         self.client().await.batch_execute(sql).await.expect(sql);
     }
 
-    /// The one value of a query, as an observer sees it.
+    /// The single value that a query returns, on a connection of its own.
     pub async fn value<T: tokio_postgres::types::FromSqlOwned>(&self, sql: &str) -> T {
         self.client().await.query_one(sql, &[]).await.expect(sql).get(0)
     }
 
-    /// The table `accounts (id, cents)` with ids from 1 to `count`.
+    /// Creates the table `accounts (id, cents)`, with ids from 1 to `count`.
     pub async fn accounts(&self, count: i64, cents: i64) {
         self.setup(&format!(
             "CREATE TABLE accounts (id bigint PRIMARY KEY, cents bigint NOT NULL);
@@ -124,12 +148,12 @@ impl Database {
         .await;
     }
 
-    /// What account `id` holds.
+    /// The balance of account `id`.
     pub async fn cents(&self, id: i64) -> i64 {
         self.value(&format!("SELECT cents FROM accounts WHERE id = {id}")).await
     }
 
-    /// How many sessions of this database, the asking one aside, are inside a transaction.
+    /// How many other sessions of this database are inside a transaction.
     pub async fn open_transactions(&self) -> i64 {
         self.value(
             "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database()
@@ -143,22 +167,35 @@ impl Drop for Database {
     fn drop(&mut self) {
         let Some(admin) = self.external.take() else { return };
         let sql = format!("DROP DATABASE {} WITH (FORCE)", self.config.get_dbname().unwrap_or_default());
-        // A thread, as a test's own runtime may be winding down.
+        // In a thread, because the test's own runtime may be shutting down.
         let dropped = std::thread::spawn(move || {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
             runtime.block_on(async { connect(&admin).await.batch_execute(&sql).await.map_err(std::io::Error::other) })
         });
         if !matches!(dropped.join(), Ok(Ok(()))) {
-            eprintln!("a test database is left behind: {:?}", self.config.get_dbname());
+            eprintln!("could not drop the test database {:?}", self.config.get_dbname());
         }
     }
 }
 
-/// A connection driven in the background.
+/// Connects. A background task drives the connection.
 pub async fn connect(config: &Config) -> Client {
     let (client, connection) = config.connect(NoTls).await.expect("cannot connect to PostgreSQL");
     tokio::spawn(connection);
     client
+}
+
+/// Connects to a server that may be down or starting, as soon as it accepts connections and answers a query.
+pub async fn reconnect(config: &Config) -> Client {
+    loop {
+        if let Ok((client, connection)) = config.connect(NoTls).await {
+            tokio::spawn(connection);
+            if client.simple_query("SELECT 1").await.is_ok() {
+                return client;
+            }
+        }
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
 }
 
 /// A pool of at most `size` connections, with deadpool's defaults otherwise.
@@ -169,7 +206,7 @@ pub fn pool(config: &Config, size: usize) -> Pool {
     Pool::builder(manager).max_size(size).build().expect("a pool without timeouts needs no runtime")
 }
 
-/// The server that the tests of this process share. It stops when none of them is left.
+/// The server that the tests of this process share. It stops after the last of them.
 fn shared_server() -> Arc<Server> {
     static SHARED: Mutex<Weak<Server>> = Mutex::new(Weak::new());
     let mut shared = SHARED.lock().unwrap_or_else(PoisonError::into_inner);

@@ -1,14 +1,12 @@
 //! A throwaway `PgBouncer` in front of a database.
 
-use std::ffi::OsStr;
 use std::fmt::Write;
 use std::fs;
 use std::io;
 use std::net::TcpListener;
 use std::os::unix::fs::{PermissionsExt, chown};
-use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Stdio};
+use std::process::Child;
 use std::time::{Duration, Instant};
 
 use tempfile::TempDir;
@@ -16,27 +14,27 @@ use tokio_postgres::Config;
 use tokio_postgres::config::Host;
 
 use crate::proxy::redirect;
-use crate::server::{command, unprivileged_user};
+use crate::server::{unprivileged_user, watchdog};
 
-/// A running `PgBouncer` of our own, on a local port. It is gone with this process.
+/// A running `PgBouncer` on a local port. It ends with this process.
 #[derive(Debug)]
 pub struct PgBouncer {
     config: Config,
     dir: PathBuf,
-    /// Ends the pooler and removes the folder once this process has gone or dropped it, however that happens.
+    /// Ends the pooler and removes the folder once this value is dropped or this process has ended in any way.
     watchdog: Child,
 }
 
 impl PgBouncer {
-    /// Starts one that pools the connections to one database by transaction. `settings` are further lines of its
-    /// configuration, as in `default_pool_size = 1`. There is also a database `ghost`, which the server lacks.
+    /// Starts one in transaction pooling mode, for one database. `settings` are further lines of its configuration, such
+    /// as `default_pool_size = 1`. It also lists a database `ghost`, which the server does not have.
     ///
     /// # Errors
-    /// Says what to install where there is no `PgBouncer`, and what it wrote where it does not start.
+    /// If `PgBouncer` is not installed (the error says what to install) or does not start (the error holds its log).
     pub fn start(database: &Config, settings: &[&str]) -> io::Result<Self> {
         let binary = find_binary()?;
         let start = || Self::start_on(free_port()?, &binary, database, settings);
-        // Somebody else can be faster to take a port that was free.
+        // Another process may take the free port first.
         start().or_else(|_| start()).or_else(|_| start())
     }
 
@@ -50,15 +48,15 @@ impl PgBouncer {
         let dir = temp.keep();
         let watchdog = watch(binary, &dir)?;
         let pooler = Self { config: redirect(database, port), dir, watchdog };
-        pooler.wait_until_it_is_up()?;
+        pooler.wait_until_up()?;
         Ok(pooler)
     }
 
-    fn wait_until_it_is_up(&self) -> io::Result<()> {
+    fn wait_until_up(&self) -> io::Result<()> {
         let began = Instant::now();
         loop {
             let log = fs::read_to_string(self.dir.join("log")).unwrap_or_default();
-            // Its last word on starting: it listens.
+            // The last line that it logs on starting, once it listens.
             if log.contains("process up") {
                 return Ok(());
             }
@@ -75,14 +73,14 @@ impl PgBouncer {
         &self.config
     }
 
-    /// Its process.
+    /// The id of its process.
     #[must_use]
     pub fn pid(&self) -> i32 {
         let pid = fs::read_to_string(self.dir.join("pid")).unwrap_or_default();
-        pid.trim().parse().expect("the watchdog has written it")
+        pid.trim().parse().expect("the watchdog writes it")
     }
 
-    /// Whether it has not crashed.
+    /// Whether it is still running.
     #[must_use]
     pub fn is_running(&self) -> bool {
         !self.dir.join("ended").exists()
@@ -117,24 +115,18 @@ fn ini(port: u16, database: &Config, settings: &[&str]) -> io::Result<String> {
     ))
 }
 
-/// A shell that runs the pooler until our end of the shell's pipe closes. Nothing of it is worth a clean stop.
+/// A shell that runs the pooler until our end of the shell's pipe closes. It kills the pooler: no clean stop is needed.
 fn watch(binary: &Path, dir: &Path) -> io::Result<Child> {
     let script = r#"("$0" "$1/ini" >"$1/log" 2>&1 & echo $! >"$1/pid"; wait $!; : >"$1/ended") & cat
         [ -e "$1/ended" ] || kill -9 "$(cat "$1/pid")"; wait; rm -rf "$1""#;
-    command("sh")
-        .args([OsStr::new("-c"), OsStr::new(script), binary.as_os_str(), dir.as_os_str()])
-        .stdin(Stdio::piped())
-        .stdout(Stdio::null())
-        .stderr(Stdio::null())
-        .process_group(0)
-        .spawn()
+    watchdog(script, binary, dir)
 }
 
 fn free_port() -> io::Result<u16> {
     Ok(TcpListener::bind(("127.0.0.1", 0))?.local_addr()?.port())
 }
 
-/// On `PATH`, and where distributions put what ordinary users do not run.
+/// Searches `PATH`, and the folders in which distributions install server programs.
 fn find_binary() -> io::Result<PathBuf> {
     let path = std::env::var_os("PATH").unwrap_or_default();
     let folders = ["/usr/sbin", "/usr/local/sbin", "/usr/local/bin", "/opt/homebrew/bin"].map(PathBuf::from);
@@ -142,7 +134,7 @@ fn find_binary() -> io::Result<PathBuf> {
     found.into_iter().find(|binary| binary.exists()).ok_or_else(|| {
         io::Error::new(
             io::ErrorKind::NotFound,
-            "no PgBouncer. Install it (Debian, Ubuntu: apt-get install pgbouncer; Fedora: dnf install pgbouncer; \
+            "PgBouncer is not installed. Install it (Debian, Ubuntu: apt-get install pgbouncer; Fedora: dnf install pgbouncer; \
              Alpine: apk add pgbouncer; macOS: brew install pgbouncer)",
         )
     })

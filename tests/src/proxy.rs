@@ -1,4 +1,4 @@
-//! A proxy that counts network turns and cuts connections.
+//! A proxy between clients and a server that cuts, resets or silences connections, and counts round trips.
 
 use std::fmt;
 use std::future::pending;
@@ -13,7 +13,7 @@ use tokio::net::{TcpListener, TcpStream, UnixStream};
 use tokio_postgres::Config;
 use tokio_postgres::config::Host;
 
-/// Stands between clients and a server. One turn: the client sends after the server last answered.
+/// A proxy between clients and a server. It counts a round trip when the client sends after the server last replied.
 #[derive(Debug)]
 pub struct Proxy {
     config: Config,
@@ -22,48 +22,48 @@ pub struct Proxy {
 
 #[derive(Debug, Default)]
 struct Shared {
-    turns: AtomicU64,
+    round_trips: AtomicU64,
     fault: Mutex<Option<Fault>>,
     delay: Mutex<Option<(&'static str, Duration)>>,
-    chaos: Mutex<Chaos>,
+    injected: Mutex<Injected>,
 }
 
 /// Decides for each message whether its connection fails.
 #[derive(Default)]
-struct Chaos(Option<Box<Decide>>);
+struct Injected(Option<Box<Decide>>);
 
 type Decide = dyn FnMut(&[u8]) -> Option<Fault> + Send;
 
-impl fmt::Debug for Chaos {
+impl fmt::Debug for Injected {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_tuple("Chaos").field(&self.0.is_some()).finish()
+        f.debug_tuple("Injected").field(&self.0.is_some()).finish()
     }
 }
 
-/// What happens once to the connection that next sends a message with `text` in it.
+/// A fault of one connection: the first that sends a message with `text` in it.
 #[derive(Clone, Copy, Debug)]
 pub struct Fault {
     /// The text that the message contains.
     pub text: &'static str,
-    /// How many bytes of the message reach the server. More than it has: all of it.
+    /// How many bytes of the message reach the server. `usize::MAX` means all.
     pub request: usize,
-    /// How many bytes of the answer reach the client.
-    pub answer: usize,
-    /// How the connection ends then.
+    /// How many bytes of the reply reach the client.
+    pub reply: usize,
+    /// How the connection then ends.
     pub cut: Cut,
 }
 
 /// How a connection ends.
 #[derive(Clone, Copy, Debug)]
 pub enum Cut {
-    /// Closed in order, on both sides.
+    /// It is closed on both sides.
     Close,
-    /// Reset towards the client, closed towards the server.
+    /// It is reset towards the client and closed towards the server.
     Reset,
-    /// Open on both sides, and nothing passes any more.
-    Hole,
-    /// The same for a while; then reset.
-    HoleFor(Duration),
+    /// It stays open on both sides, but nothing passes any more.
+    Silent,
+    /// As `Silent` for this time, and then reset.
+    SilentFor(Duration),
 }
 
 enum Upstream {
@@ -93,35 +93,35 @@ impl Proxy {
         &self.config
     }
 
-    /// The turns so far, of all connections.
+    /// The round trips of all connections so far.
     #[must_use]
-    pub fn turns(&self) -> u64 {
-        self.shared.turns.load(Ordering::SeqCst)
+    pub fn round_trips(&self) -> u64 {
+        self.shared.round_trips.load(Ordering::SeqCst)
     }
 
-    /// Has one connection fail.
+    /// Makes one connection fail.
     pub fn arm(&self, fault: Fault) {
         *lock(&self.shared.fault) = Some(fault);
     }
 
-    /// Has connections fail as `decide` says of each message that a client sends.
-    pub fn haunt(&self, decide: impl FnMut(&[u8]) -> Option<Fault> + Send + 'static) {
-        *lock(&self.shared.chaos) = Chaos(Some(Box::new(decide)));
+    /// Makes connections fail: `decide` returns a fault, or `None`, for each message that a client sends.
+    pub fn inject(&self, decide: impl FnMut(&[u8]) -> Option<Fault> + Send + 'static) {
+        *lock(&self.shared.injected) = Injected(Some(Box::new(decide)));
     }
 
-    /// Keeps the next message that contains `text` back for a while, and whatever comes after it.
+    /// Holds back the next message that contains `text`, and everything after it on its connection, for this time.
     pub fn delay(&self, text: &'static str, time: Duration) {
         *lock(&self.shared.delay) = Some((text, time));
     }
 
-    /// Whether the fault is still to come.
+    /// Whether the fault has not happened yet.
     #[must_use]
     pub fn is_armed(&self) -> bool {
         lock(&self.shared.fault).is_some()
     }
 }
 
-/// The configuration of a server on a local port instead. One cannot lose its hosts: this one is made anew.
+/// The same configuration with a local port in place of its hosts. Hosts cannot be removed, so it is built anew.
 #[must_use]
 pub fn redirect(config: &Config, port: u16) -> Config {
     let mut proxied = Config::new();
@@ -134,13 +134,13 @@ pub fn redirect(config: &Config, port: u16) -> Config {
 }
 
 impl Shared {
-    /// Takes the fault where this message is the one that it waits for.
+    /// The fault that this message meets, if any. The armed one happens once.
     fn take_fault(&self, message: &[u8]) -> Option<Fault> {
         let armed = lock(&self.fault).take_if(|fault| contains(message, fault.text));
-        armed.or_else(|| lock(&self.chaos).0.as_mut().and_then(|decide| decide(message)))
+        armed.or_else(|| lock(&self.injected).0.as_mut().and_then(|decide| decide(message)))
     }
 
-    /// Takes the delay where this message is the one to be kept back.
+    /// The delay of this message, if any. It happens once.
     fn take_delay(&self, message: &[u8]) -> Option<Duration> {
         lock(&self.delay).take_if(|(text, _)| contains(message, text)).map(|(_, time)| time)
     }
@@ -150,7 +150,7 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Whether a message has this text in it.
+/// Whether a message contains this text.
 #[must_use]
 pub(crate) fn contains(message: &[u8], text: &str) -> bool {
     message.windows(text.len()).any(|window| window == text.as_bytes())
@@ -160,7 +160,7 @@ async fn accept(listener: TcpListener, upstream: Upstream, shared: Arc<Shared>) 
     loop {
         let (client, _) = listener.accept().await?;
         client.set_nodelay(true)?;
-        // A server that is not there closes the client's connection.
+        // If the server is down, the client's connection is closed.
         match &upstream {
             Upstream::Socket(path) => {
                 if let Ok(server) = UnixStream::connect(path).await {
@@ -181,8 +181,8 @@ async fn forward(
     mut server: impl AsyncRead + AsyncWrite + Unpin,
     shared: Arc<Shared>,
 ) -> io::Result<()> {
-    let (mut request, mut answer) = (vec![0; 16 * 1024], vec![0; 16 * 1024]);
-    let mut server_spoke_last = false;
+    let (mut request, mut reply) = (vec![0; 16 * 1024], vec![0; 16 * 1024]);
+    let mut server_sent_last = false;
     loop {
         tokio::select! {
             length = client.read(&mut request) => {
@@ -190,8 +190,8 @@ async fn forward(
                 if message.is_empty() {
                     return server.shutdown().await;
                 }
-                if std::mem::take(&mut server_spoke_last) {
-                    shared.turns.fetch_add(1, Ordering::SeqCst);
+                if std::mem::take(&mut server_sent_last) {
+                    shared.round_trips.fetch_add(1, Ordering::SeqCst);
                 }
                 if let Some(time) = shared.take_delay(message) {
                     tokio::time::sleep(time).await;
@@ -201,12 +201,12 @@ async fn forward(
                 }
                 server.write_all(message).await?;
             }
-            length = server.read(&mut answer) => {
-                let message = &answer[..length?];
+            length = server.read(&mut reply) => {
+                let message = &reply[..length?];
                 if message.is_empty() {
                     return client.shutdown().await;
                 }
-                server_spoke_last = true;
+                server_sent_last = true;
                 client.write_all(message).await?;
             }
         }
@@ -222,32 +222,32 @@ async fn fail(
     let arrives = fault.request.min(message.len());
     server.write_all(&message[..arrives]).await?;
     if arrives == message.len() {
-        let answer = answer_to(fault, &mut server).await?;
-        client.write_all(&answer[..fault.answer.min(answer.len())]).await?;
+        let reply = reply_to(fault, &mut server).await?;
+        client.write_all(&reply[..fault.reply.min(reply.len())]).await?;
     }
     match fault.cut {
         Cut::Close => client.shutdown().await,
         Cut::Reset => client.set_zero_linger(),
-        Cut::Hole => pending().await,
-        Cut::HoleFor(time) => {
+        Cut::Silent => pending().await,
+        Cut::SilentFor(time) => {
             tokio::time::sleep(time).await;
             client.set_zero_linger()
         }
     }
 }
 
-/// Reads the answer; the server has acted then. In front of the answer to COMMIT may come that to the closing of a
-/// statement, still inside the transaction.
-async fn answer_to(fault: Fault, server: &mut (impl AsyncRead + Unpin)) -> io::Result<Vec<u8>> {
+/// Reads the reply, so that the server has acted before the connection ends. Before the reply to `COMMIT`, the reply to
+/// closing a statement may arrive, while the transaction is still open. It is skipped.
+async fn reply_to(fault: Fault, server: &mut (impl AsyncRead + Unpin)) -> io::Result<Vec<u8>> {
     const READY_IN_TRANSACTION: &[u8] = b"Z\0\0\0\x05T";
-    let mut answer = Vec::new();
+    let mut reply = Vec::new();
     let mut buffer = vec![0; 16 * 1024];
     loop {
         let length = server.read(&mut buffer).await?;
-        answer.extend_from_slice(&buffer[..length]);
-        if length == 0 || fault.text != "COMMIT" || !answer.ends_with(READY_IN_TRANSACTION) {
-            return Ok(answer);
+        reply.extend_from_slice(&buffer[..length]);
+        if length == 0 || fault.text != "COMMIT" || !reply.ends_with(READY_IN_TRANSACTION) {
+            return Ok(reply);
         }
-        answer.clear();
+        reply.clear();
     }
 }

@@ -1,4 +1,5 @@
-//! The other side of a conflict: a session that a test steers step by step.
+//! A second session that provokes conflicts: serialization failures, deadlocks and lock conflicts. Also functions that
+//! terminate, kill or wait for a session.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -18,7 +19,7 @@ pub struct Rival {
 }
 
 impl Rival {
-    /// Connects. The rival never finds a deadlock itself, so that the other side is always its victim.
+    /// Connects. The rival never looks for a deadlock itself, so the other session is always the victim.
     pub async fn connect(database: &Database) -> Self {
         let client = database.client().await;
         client.batch_execute("SET deadlock_timeout = '1h'").await.expect("a superuser may set deadlock_timeout");
@@ -26,12 +27,12 @@ impl Rival {
         Self { client: client.into(), observer: database.client().await, pid }
     }
 
-    /// Runs statements that do not block.
+    /// Runs statements, which must not block.
     pub async fn run(&self, sql: &str) {
         self.client.batch_execute(sql).await.expect(sql);
     }
 
-    /// Starts a statement and returns once it waits for a lock.
+    /// Starts a statement, and returns once it waits for a lock.
     pub async fn block_on(&self, sql: &'static str) -> JoinHandle<Result<(), Error>> {
         let client = self.client.clone();
         let running = tokio::spawn(async move { client.batch_execute(sql).await });
@@ -40,7 +41,7 @@ impl Rival {
     }
 }
 
-/// Sends cancel requests for one connection, on and on until it is dropped. They keep others from connecting.
+/// Sends cancel requests for one connection in a loop, until it is dropped. Meanwhile the server may refuse connections.
 #[derive(Debug)]
 pub struct Cancels {
     stop: Arc<AtomicBool>,
@@ -48,7 +49,7 @@ pub struct Cancels {
 }
 
 impl Cancels {
-    /// Begins to send.
+    /// Begins to send them.
     #[must_use]
     pub fn start(token: CancelToken) -> Self {
         let stop = Arc::new(AtomicBool::new(false));
@@ -57,7 +58,7 @@ impl Cancels {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
             runtime.block_on(async {
                 while !stopped.load(Ordering::Relaxed) {
-                    // Too many at once for the server: the next one may be heard.
+                    // The server may refuse one if there are too many. The next may arrive.
                     let _ = token.cancel_query(NoTls).await;
                 }
             });
@@ -73,12 +74,12 @@ impl Drop for Cancels {
     }
 }
 
-/// The server process behind a connection.
+/// The id of the server process of a connection.
 pub async fn pid(client: &Client) -> i32 {
     client.query_one("SELECT pg_backend_pid()", &[]).await.expect("pg_backend_pid").get(0)
 }
 
-/// Ends a session as an administrator would, and waits until it is gone.
+/// Terminates a session as an administrator would, and waits until its process has ended.
 pub async fn terminate(observer: &Client, pid: i32) {
     observer.execute("SELECT pg_terminate_backend($1)", &[&pid]).await.expect("pg_terminate_backend");
     while observer
@@ -91,13 +92,13 @@ pub async fn terminate(observer: &Client, pid: i32) {
     }
 }
 
-/// Kills a server process as the kernel would that runs out of memory: the whole server restarts.
+/// Kills a server process, as the kernel does if memory runs out. The whole server restarts.
 pub fn kill(pid: i32) {
     let killed = std::process::Command::new("kill").args(["-9", &pid.to_string()]).status().expect("kill");
     assert!(killed.success(), "no such process: {pid}");
 }
 
-/// Waits until `pg_stat_activity` says so of a session.
+/// Waits until a condition on the session's row in `pg_stat_activity` holds.
 pub async fn wait_until(observer: &Client, condition: &str, pid: i32) {
     let sql = format!("SELECT 1 FROM pg_stat_activity WHERE pid = $1 AND {condition}");
     while observer.query_opt(&sql, &[&pid]).await.expect("observer").is_none() {

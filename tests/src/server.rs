@@ -1,4 +1,4 @@
-//! A throwaway PostgreSQL server, made with `initdb` from the installed binaries.
+//! Throwaway PostgreSQL servers, created with `initdb` from the installed binaries.
 
 use std::ffi::OsStr;
 use std::fs;
@@ -11,7 +11,7 @@ use std::process::{Child, Command, Stdio};
 use tempfile::TempDir;
 use tokio_postgres::Config;
 
-/// Settings for speed and for tests that provoke faults; the server's defaults otherwise.
+/// Settings for speed and for tests that provoke faults. All others are the server's defaults.
 const SETTINGS: [&str; 9] = [
     "listen_addresses=",
     "fsync=off",
@@ -24,25 +24,25 @@ const SETTINGS: [&str; 9] = [
     "log_min_messages=log",
 ];
 
-/// A running server of our own. It listens on a socket in a temporary folder, and is gone with this process.
+/// A running server. It listens on a socket in a temporary folder, and ends with this process.
 #[derive(Debug)]
 pub struct Server {
     dir: PathBuf,
     bin: PathBuf,
-    /// Stops the server and removes the folder once this process has gone or dropped it, however that happens.
+    /// Stops the server and removes the folder once this value is dropped or this process has ended in any way.
     watchdog: Child,
 }
 
 impl Server {
-    /// Makes a cluster and starts its server. Takes a second or two.
+    /// Creates a cluster and starts its server. Takes a second or two.
     ///
     /// # Errors
-    /// Says what to install where there are no server binaries, and what the server wrote where it does not start.
+    /// If PostgreSQL is not installed (the error says what to install) or does not start (the error holds its log).
     pub fn start() -> io::Result<Self> {
         Self::start_with(&[])
     }
 
-    /// Like [`Server::start`], with further settings, as in `deadlock_timeout=1s`.
+    /// Like [`Server::start`], with further settings such as `deadlock_timeout=1s`.
     pub fn start_with(settings: &[&str]) -> io::Result<Self> {
         Self::make(settings, |bin, data| {
             let args = ["--no-sync", "--auth=trust", "--username=postgres", "--encoding=UTF8", "--locale=C", "-D"];
@@ -50,10 +50,10 @@ impl Server {
         })
     }
 
-    /// Starts a server once `fill` has put a cluster into its empty folder.
+    /// Starts a server. `fill` puts a cluster into its empty folder first.
     pub(crate) fn make(settings: &[&str], fill: impl FnOnce(&Path, &Path) -> io::Result<()>) -> io::Result<Self> {
         let bin = find_binaries()?;
-        // Short, as a socket's path has little room.
+        // Short, because the path of a socket is limited in length.
         let dir = TempDir::with_prefix("pg-")?;
         fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o755))?;
         let data = dir.path().join("data");
@@ -84,7 +84,7 @@ impl Server {
             .arg("-l")
             .arg(self.log())
             .args(["-o", &options])
-            // It must not hold our standard output open.
+            // The server must not keep our standard output open.
             .stdout(Stdio::null())
             .stderr(Stdio::null())
             .status()?;
@@ -95,7 +95,7 @@ impl Server {
         Err(io::Error::other(format!("PostgreSQL does not start:\n{log}")))
     }
 
-    /// Stops the server process: `smart`, `fast` or `immediate`.
+    /// Stops the server process. `mode` is `smart`, `fast` or `immediate`.
     pub fn stop(&self, mode: &str) -> io::Result<()> {
         run(command(self.bin.join("pg_ctl")).args(["stop", "--silent", "--mode", mode, "-D"]).arg(self.data()))
     }
@@ -119,7 +119,7 @@ impl Server {
         config
     }
 
-    /// Where its socket is.
+    /// The folder of its socket.
     pub(crate) fn dir(&self) -> &Path {
         &self.dir
     }
@@ -129,11 +129,17 @@ impl Server {
     }
 }
 
-/// A shell that waits for our end of its pipe to close. In a process group of its own, Ctrl-C does not reach it.
+/// A shell that stops the server once our end of the shell's pipe closes.
 fn watch(bin: &Path, dir: &Path) -> io::Result<Child> {
     let script = r#"cat; "$0/pg_ctl" stop --silent --mode=immediate -D "$1/data"; rm -rf "$1""#;
+    watchdog(script, bin, dir)
+}
+
+/// Starts a shell script with two arguments, `$0` and `$1`, and a pipe as its standard input. The pipe closes when this
+/// process ends. Ctrl-C does not reach the script, because it has its own process group.
+pub(crate) fn watchdog(script: &str, program: &Path, dir: &Path) -> io::Result<Child> {
     command("sh")
-        .args([OsStr::new("-c"), OsStr::new(script), bin.as_os_str(), dir.as_os_str()])
+        .args([OsStr::new("-c"), OsStr::new(script), program.as_os_str(), dir.as_os_str()])
         .stdin(Stdio::piped())
         .stdout(Stdio::null())
         .stderr(Stdio::null())
@@ -148,7 +154,7 @@ impl Drop for Server {
     }
 }
 
-/// A command as an unprivileged user: PostgreSQL refuses root.
+/// A command that runs as an unprivileged user, because PostgreSQL refuses to run as root.
 pub(crate) fn command(program: impl AsRef<OsStr>) -> Command {
     let mut command = Command::new(program);
     command.current_dir("/").env("LC_ALL", "C");
@@ -158,7 +164,7 @@ pub(crate) fn command(program: impl AsRef<OsStr>) -> Command {
     command
 }
 
-/// Whom to run as where we are root: `postgres` where there is such a user, else `nobody`.
+/// The user and group to run as if we are root: `postgres` if that user exists, else `nobody`.
 pub(crate) fn unprivileged_user() -> Option<(u32, u32)> {
     let status = fs::read_to_string("/proc/self/status").ok()?;
     let uids = status.lines().find_map(|line| line.strip_prefix("Uid:"))?;
@@ -182,8 +188,8 @@ pub(crate) fn run(command: &mut Command) -> io::Result<()> {
     Err(io::Error::other(format!("{}: {text}", command.get_program().to_string_lossy())))
 }
 
-/// The folder of the server's programs: `PG_BIN`, what `pg_config` says, `PATH`, and where Debian, Red Hat, Alpine
-/// and Homebrew put them.
+/// The folder of the server's programs. Searches `PG_BIN`, the folder that `pg_config` prints, `PATH`, and the usual
+/// folders of Debian, Red Hat, Alpine and Homebrew.
 fn find_binaries() -> io::Result<PathBuf> {
     let mut folders: Vec<PathBuf> = Vec::new();
     folders.extend(std::env::var_os("PG_BIN").map(PathBuf::from));
@@ -199,9 +205,9 @@ fn find_binaries() -> io::Result<PathBuf> {
     folders.into_iter().find(|folder| folder.join("initdb").exists() && folder.join("pg_ctl").exists()).ok_or_else(|| {
         io::Error::new(
             io::ErrorKind::NotFound,
-            "no PostgreSQL server binaries (initdb, pg_ctl). Install them (Debian, Ubuntu: apt-get install postgresql; \
+            "PostgreSQL server binaries (initdb, pg_ctl) not found. Install them (Debian, Ubuntu: apt-get install postgresql; \
              Fedora: dnf install postgresql-server; Alpine: apk add postgresql; macOS: brew install postgresql@17), \
-             or name their folder in PG_BIN, or a running server in DATABASE_URL",
+             set PG_BIN to their folder, or set DATABASE_URL to a running server",
         )
     })
 }

@@ -1,4 +1,4 @@
-//! Hot standbys of throwaway servers.
+//! Hot standbys of throwaway servers: replication, lag and failover.
 
 use std::io;
 use std::time::Duration;
@@ -9,7 +9,7 @@ use crate::connect;
 use crate::server::{Server, command, run};
 
 impl Server {
-    /// Makes a hot standby of this server, and returns once it answers.
+    /// Creates a hot standby of this server, and returns once it accepts connections.
     pub fn standby(&self, settings: &[&str]) -> io::Result<Self> {
         let primary = format!("host={} user=postgres", self.dir().display());
         Self::make(settings, |bin, data| {
@@ -19,23 +19,23 @@ impl Server {
     }
 }
 
-/// Waits until the standby shows what the primary has committed so far.
+/// Waits until the standby has replayed everything that the primary has written so far.
 pub async fn catch_up(primary: &Client, standby: &Client) {
     let written: String = value(primary, "SELECT pg_current_wal_insert_lsn()::text").await;
     wait_for(standby, &format!("SELECT pg_last_wal_replay_lsn() >= '{written}'")).await;
 }
 
-/// Cuts the standby off: what the primary commits from here on does not arrive.
+/// Stops replication: what the primary commits from now on does not reach the standby.
 pub async fn cut_off(standby: &Client) {
     standby.batch_execute("ALTER SYSTEM SET primary_conninfo = ''").await.expect("ALTER SYSTEM");
     standby.batch_execute("SELECT pg_reload_conf()").await.expect("pg_reload_conf");
     wait_for(standby, "SELECT NOT EXISTS (SELECT FROM pg_stat_wal_receiver)").await;
 }
 
-/// Makes the standby a primary, and returns once it is.
+/// Promotes the standby, and returns once it is a primary.
 pub async fn promote(standby: &Config) {
     let promoted: bool = value(&connect(standby).await, "SELECT pg_promote()").await;
-    assert!(promoted, "the standby was not promoted in a minute");
+    assert!(promoted, "the standby was not promoted within a minute");
 }
 
 async fn value<T: tokio_postgres::types::FromSqlOwned>(client: &Client, sql: &str) -> T {

@@ -87,7 +87,7 @@ async fn it_bounds_a_connection_that_answers_no_more() {
     let proxy = Proxy::start(db.config()).await.unwrap();
     for (text, phase) in [("BEGIN", Phase::Begin), ("pg_sleep", Phase::Body)] {
         let pool = retry_tests::pool(proxy.config(), 1);
-        proxy.arm(Fault { text, request: 0, answer: 0, cut: Cut::Hole });
+        proxy.arm(Fault { text, request: 0, reply: 0, cut: Cut::Silent });
         let events = Events::capture();
         assert_exceeded(nap(&pool, 0).await, phase);
         // The clean-up waits its two seconds in vain; the pool then connects anew.
@@ -107,7 +107,7 @@ async fn in_commit_the_outcome_is_unknown() {
     let db = database().await;
     let proxy = Proxy::start(db.config()).await.unwrap();
     let pool = retry_tests::pool(proxy.config(), 1);
-    proxy.arm(Fault { text: "COMMIT", request: usize::MAX, answer: 0, cut: Cut::Hole });
+    proxy.arm(Fault { text: "COMMIT", request: usize::MAX, reply: 0, cut: Cut::Silent });
     let error = nap(&pool, 0).await.unwrap_err();
     assert!(matches!(error, Error::CommitUnknown { source: None, .. }), "{error:?}");
     assert_eq!(classify(&error), Some(Class::CommitUnknown));

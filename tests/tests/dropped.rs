@@ -331,7 +331,7 @@ async fn a_call_dropped_in_commit_on_a_lone_client_is_reported() {
     }
 }
 
-/// No runtime is left to wait for the answer: the outcome is unknown, and that is told.
+/// No runtime is left to wait for the reply: the outcome is unknown, and that is told.
 #[test]
 fn a_call_dropped_in_commit_after_its_runtime_is_reported() {
     let outer = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();

@@ -324,16 +324,16 @@ async fn resources_that_run_out_are_final() {
     }
 }
 
-const CUT: Fault = Fault { text: "SELECT 'cut here'", request: usize::MAX, answer: 0, cut: Cut::Close };
+const CUT: Fault = Fault { text: "SELECT 'cut here'", request: usize::MAX, reply: 0, cut: Cut::Close };
 
 #[tokio::test]
 async fn a_connection_that_is_cut_in_a_statement_is_replaced() {
-    for (request, answer) in [(0, 0), (9, 0), (usize::MAX, 0), (usize::MAX, 9)] {
+    for (request, reply) in [(0, 0), (9, 0), (usize::MAX, 0), (usize::MAX, 9)] {
         for cut in [Cut::Close, Cut::Reset] {
             let scene = Scene::new().await;
             let proxy = Proxy::start(scene.db.config()).await.unwrap();
             let proxied = Scene { pool: pool(proxy.config(), 1), ..scene };
-            proxy.arm(Fault { request, answer, cut, ..CUT });
+            proxy.arm(Fault { request, reply, cut, ..CUT });
             let attempt = call(&proxied.pool, CUT.text).await;
             proxied.assert_healed_elsewhere(attempt).await;
         }
@@ -345,7 +345,7 @@ async fn a_connection_that_falls_silent_ends_at_the_deadline_and_is_not_given_ba
     let scene = Scene::new().await;
     let proxy = Proxy::start(scene.db.config()).await.unwrap();
     let silent = pool(proxy.config(), 1);
-    proxy.arm(Fault { request: 0, cut: Cut::Hole, ..CUT });
+    proxy.arm(Fault { request: 0, cut: Cut::Silent, ..CUT });
     let error = with_deadline(&silent, CUT.text).await.unwrap_err();
     assert!(matches!(error, Error::DeadlineExceeded { phase: Phase::Body, .. }), "{error:?}");
     // The pool has no other connection, and waits until this one is closed.
@@ -355,21 +355,21 @@ async fn a_connection_that_falls_silent_ends_at_the_deadline_and_is_not_given_ba
     assert_eq!(scene.rows().await, 1);
 }
 
-const STARTUP: Fault = Fault { text: "user", request: usize::MAX, answer: 0, cut: Cut::Close };
+const STARTUP: Fault = Fault { text: "user", request: usize::MAX, reply: 0, cut: Cut::Close };
 
 #[tokio::test]
 async fn a_handshake_that_is_cut_is_retried_and_one_that_hangs_ends_at_the_deadline() {
     let scene = Scene::new().await;
     let proxy = Proxy::start(scene.db.config()).await.unwrap();
-    for (request, answer) in [(0, 0), (usize::MAX, 0), (usize::MAX, 20)] {
+    for (request, reply) in [(0, 0), (usize::MAX, 0), (usize::MAX, 20)] {
         for cut in [Cut::Close, Cut::Reset] {
             let before = scene.events.of("retrying").len();
-            proxy.arm(Fault { request, answer, cut, ..STARTUP });
+            proxy.arm(Fault { request, reply, cut, ..STARTUP });
             assert_eq!(call(&pool(proxy.config(), 1), "SELECT 1").await.unwrap(), 2);
             assert_eq!(scene.events.of("retrying")[before]["class"], "connection");
         }
     }
-    proxy.arm(Fault { cut: Cut::Hole, ..STARTUP });
+    proxy.arm(Fault { cut: Cut::Silent, ..STARTUP });
     let silent = pool(proxy.config(), 1);
     let called = tokio::time::timeout(Duration::from_secs(20), with_deadline(&silent, "SELECT 1")).await;
     let error = called.expect("the deadline").unwrap_err();

@@ -13,8 +13,8 @@ use retry_tests::rival::{kill, pid};
 use retry_tests::{Database, Server, connect, pool};
 use tokio_postgres::{Client, Config, NoTls};
 
-const COMMIT_ARRIVES: Fault = Fault { text: "COMMIT", request: usize::MAX, answer: 0, cut: Cut::Reset };
-const COMMIT_IS_LOST: Fault = Fault { text: "COMMIT", request: 9, answer: 0, cut: Cut::Reset };
+const COMMIT_ARRIVES: Fault = Fault { text: "COMMIT", request: usize::MAX, reply: 0, cut: Cut::Reset };
+const COMMIT_IS_LOST: Fault = Fault { text: "COMMIT", request: 9, reply: 0, cut: Cut::Reset };
 
 const TABLES: &str = "CREATE TABLE ledger (id bigint, attempt int)";
 
@@ -99,15 +99,15 @@ async fn a_lost_commit_is_looked_up_and_never_guessed() {
     let mut id = 0;
     let mut behind_an_error = 0;
     for cut in [Cut::Close, Cut::Reset] {
-        for (request, answer) in
-            (0..=21).step_by(3).map(|request| (request, 0)).chain((0..50).step_by(7).map(|answer| (usize::MAX, answer)))
+        for (request, reply) in
+            (0..=21).step_by(3).map(|request| (request, 0)).chain((0..50).step_by(7).map(|reply| (usize::MAX, reply)))
         {
             for token in [false, true] {
                 id += 1;
-                proxy.arm(Fault { text: "COMMIT", request, answer, cut });
+                proxy.arm(Fault { text: "COMMIT", request, reply, cut });
                 let attempts = if token { by_token(&pool, id).await } else { resolved(&pool, id).await }.unwrap();
                 assert!(!proxy.is_armed(), "the fault came");
-                assert_eq!(times(db.config(), id).await, 1, "{request} {answer} {cut:?} by token: {token}");
+                assert_eq!(times(db.config(), id).await, 1, "{request} {reply} {cut:?} by token: {token}");
                 behind_an_error += i32::from(attempts == 1);
             }
         }
@@ -161,7 +161,7 @@ async fn what_shadows_the_servers_own_types_and_operators_is_not_used() {
     assert_eq!(by_token(&pool, 2).await.unwrap(), 1);
     // To end a session takes an id as well.
     let mut client = connect(proxy.config()).await;
-    proxy.arm(Fault { cut: Cut::Hole, ..COMMIT_IS_LOST });
+    proxy.arm(Fault { cut: Cut::Silent, ..COMMIT_IS_LOST });
     let left = identity(resolved_in_time(&mut client, 3).await.unwrap_err());
     assert_eq!(left.resolve(&db.client().await).await.unwrap(), CommitOutcome::RolledBack);
 }
@@ -246,7 +246,7 @@ async fn a_lone_client_leaves_the_look_up_to_whoever_holds_the_identity() {
 async fn a_transaction_that_stays_in_progress_is_ended() {
     let (db, proxy) = scene().await;
     let mut client = connect(proxy.config()).await;
-    proxy.arm(Fault { cut: Cut::Hole, ..COMMIT_IS_LOST });
+    proxy.arm(Fault { cut: Cut::Silent, ..COMMIT_IS_LOST });
     let left = identity(resolved_in_time(&mut client, 1).await.unwrap_err());
     assert_eq!(db.open_transactions().await, 1);
     assert_eq!(left.resolve(&db.client().await).await.unwrap(), CommitOutcome::RolledBack);
@@ -261,7 +261,7 @@ async fn a_reset_of_the_statistics_is_not_taken_for_a_crash() {
     other.batch_execute(TABLES).await.unwrap();
     let proxy = Proxy::start(&server.config()).await.unwrap();
     let mut client = connect(proxy.config()).await;
-    proxy.arm(Fault { cut: Cut::Hole, ..COMMIT_IS_LOST });
+    proxy.arm(Fault { cut: Cut::Silent, ..COMMIT_IS_LOST });
     let left = identity(resolved_in_time(&mut client, 1).await.unwrap_err());
     other.batch_execute("SELECT pg_stat_reset_shared('bgwriter')").await.unwrap();
     let while_open = tokio::time::timeout(Duration::from_millis(500), left.resolve(&other)).await;
@@ -278,7 +278,7 @@ async fn a_commit_that_is_never_answered_is_looked_up_before_the_deadline() {
     let pool = pool(proxy.config(), 2);
     for (request, attempts) in [(usize::MAX, 1), (9, 2)] {
         let id = i64::from(attempts);
-        proxy.arm(Fault { text: "COMMIT", request, answer: 0, cut: Cut::Hole });
+        proxy.arm(Fault { text: "COMMIT", request, reply: 0, cut: Cut::Silent });
         assert_eq!(resolved_in_time(&pool, id).await.unwrap(), attempts);
         assert_eq!(times(db.config(), id).await, 1);
     }
@@ -312,7 +312,7 @@ async fn an_id_that_is_given_out_again_after_a_crash_is_not_taken_for_ours() {
     observer.batch_execute("CHECKPOINT").await.unwrap();
     let proxy = Proxy::start(&server.config()).await.unwrap();
     let mut client = connect(proxy.config()).await;
-    proxy.arm(Fault { cut: Cut::Hole, ..COMMIT_IS_LOST });
+    proxy.arm(Fault { cut: Cut::Silent, ..COMMIT_IS_LOST });
     let lost = identity(resolved_in_time(&mut client, 1).await.unwrap_err());
     let other = connect(&server.config()).await;
     kill(pid(&observer).await);

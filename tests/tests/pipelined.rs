@@ -197,7 +197,7 @@ async fn a_connection_lost_at_begin_is_retried_on_another() {
     let proxy = Proxy::start(db.config()).await.unwrap();
     let pool = pool(proxy.config(), 1);
     for how in ["no statement", "two at once", "nested"] {
-        proxy.arm(Fault { text: "BEGIN", request: 0, answer: 0, cut: Cut::Close });
+        proxy.arm(Fault { text: "BEGIN", request: 0, reply: 0, cut: Cut::Close });
         assert_eq!(add(&pool, how).await.unwrap(), 2, "{how}");
         assert!(!proxy.is_armed());
     }

@@ -96,26 +96,26 @@ async fn no_extra_round_trips() {
     let pool = pool(proxy.config(), 1);
     drop(pool.get().await.unwrap());
 
-    macro_rules! turns {
+    macro_rules! round_trips {
         ($call:expr) => {{
-            let before = proxy.turns();
+            let before = proxy.round_trips();
             let _ = $call.await;
-            proxy.turns() - before
+            proxy.round_trips() - before
         }};
     }
-    assert_eq!(turns!(by_hand(&mut client)), 4, "BEGIN, two statements, COMMIT");
-    assert_eq!(turns!(plain(&mut client)), 4);
-    assert_eq!(turns!(plain(&pool)), 4);
-    assert_eq!(turns!(with_options(&mut client)), 4);
-    assert_eq!(turns!(with_options(&pool)), 4);
-    assert_eq!(turns!(nested(&pool)), 6, "SAVEPOINT and RELEASE in between");
-    assert_eq!(turns!(fails(&pool)), 4, "ROLLBACK in place of COMMIT");
+    assert_eq!(round_trips!(by_hand(&mut client)), 4, "BEGIN, two statements, COMMIT");
+    assert_eq!(round_trips!(plain(&mut client)), 4);
+    assert_eq!(round_trips!(plain(&pool)), 4);
+    assert_eq!(round_trips!(with_options(&mut client)), 4);
+    assert_eq!(round_trips!(with_options(&pool)), 4);
+    assert_eq!(round_trips!(nested(&pool)), 6, "SAVEPOINT and RELEASE in between");
+    assert_eq!(round_trips!(fails(&pool)), 4, "ROLLBACK in place of COMMIT");
     assert_eq!(db.cents(1).await, 106, "all but the last were committed");
 
-    assert_eq!(turns!(pipelined(&pool)), 3, "BEGIN and the first statement in one flight");
+    assert_eq!(round_trips!(pipelined(&pool)), 3, "BEGIN and the first statement in one flight");
     let _ = pipelined_from_the_cache(&pool).await;
-    assert_eq!(turns!(pipelined_from_the_cache(&pool)), 3);
-    assert_eq!(turns!(report(&pool)), 3, "pipelined by default, as nothing can be lost by it");
-    assert_eq!(turns!(awaited_report(&pool)), 4);
+    assert_eq!(round_trips!(pipelined_from_the_cache(&pool)), 3);
+    assert_eq!(round_trips!(report(&pool)), 3, "pipelined by default, as nothing can be lost by it");
+    assert_eq!(round_trips!(awaited_report(&pool)), 4);
     assert_eq!(db.cents(1).await, 108);
 }

@@ -301,7 +301,7 @@ async fn a_promoted_standby_takes_the_next_transaction() {
     assert_eq!(rows(&scene.on_standby).await, 3);
 }
 
-const ANSWER_LOST: Fault = Fault { text: "COMMIT", request: usize::MAX, answer: 0, cut: Cut::Close };
+const ANSWER_LOST: Fault = Fault { text: "COMMIT", request: usize::MAX, reply: 0, cut: Cut::Close };
 
 /// The identity of a transaction that is committed behind a lost answer.
 macro_rules! lost {
@@ -387,7 +387,7 @@ async fn a_commit_that_waits_for_its_standby_is_not_ended() {
 
     // One whose COMMIT has not arrived waits for no standby.
     let mut client = connect(proxy.config()).await;
-    proxy.arm(Fault { request: 9, cut: Cut::Hole, ..ANSWER_LOST });
+    proxy.arm(Fault { request: 9, cut: Cut::Silent, ..ANSWER_LOST });
     let error = resolved_soon(&mut client).await.unwrap_err();
     let Error::CommitUnknown { identity: Some(left), .. } = error else { panic!("{error:?}") };
     assert_eq!(left.resolve(&observer).await.unwrap(), CommitOutcome::RolledBack);

@@ -11,7 +11,7 @@ use retry_tests::proxy::{Cut, Fault, Proxy, redirect};
 use retry_tests::{Database, pool};
 use tokio_postgres::NoTls;
 
-const COMMIT_ARRIVES: Fault = Fault { text: "COMMIT", request: usize::MAX, answer: 0, cut: Cut::Reset };
+const COMMIT_ARRIVES: Fault = Fault { text: "COMMIT", request: usize::MAX, reply: 0, cut: Cut::Reset };
 
 async fn scene() -> (Database, Proxy) {
     let db = Database::create().await;

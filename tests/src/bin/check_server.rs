@@ -31,7 +31,7 @@ async fn check() -> Result<(), Box<dyn Error>> {
         return Err(format!("its role {role} is not a superuser").into());
     }
     if version < 130_000 {
-        return Err(format!("PostgreSQL 13 or later is needed, and this is {}", version / 10_000).into());
+        return Err(format!("it is PostgreSQL {}, but 13 or later is needed", version / 10_000).into());
     }
     Ok(())
 }

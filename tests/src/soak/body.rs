@@ -1,29 +1,28 @@
-//! What the functions do.
+//! The body of the functions that the soak test calls.
 
 use std::time::Duration;
 
 use futures_util::TryStreamExt;
 use retry_runtime::{BoxFuture, Transaction, transactional};
-use tokio_postgres::types::ToSql;
 
-use super::call::{Call, Failed, number, patiently};
+use super::call::{Call, Failed, number, with_patience};
 use super::plan::{Ending, Nested, Step};
+use crate::NO_PARAMS;
 
 const NOTE: &str = "INSERT INTO ledger (call, attempt, part, hot, delta) VALUES ($1, $2, $3, $4, $5)";
 const NOTE_FIRST: &str = "INSERT INTO ledger (call, attempt, part, nap, fails) VALUES ($1, $2, 0, $3, $4)";
 
-/// The body of every function that is called: notes the attempt in the ledger and returns its number.
+/// The body of every function. It records the attempt in the ledger, and returns its number.
 pub(crate) async fn run(tx: &mut Transaction<'_>, call: &Call) -> Result<u32, Failed> {
     let attempt = number(tx.attempt());
-    let done = try_to_run(tx, call, attempt).await;
-    match done {
+    match try_to_run(tx, call, attempt).await {
         Err(error) if call.plan.as_text => return Err(Failed::Text(error.to_string())),
         Err(error) => return Err(error),
         Ok(parts) => call.log.change(attempt, |attempt| attempt.parts = Some(parts)),
     }
     if call.plan.ending == Ending::Overrun {
         if let Some(deadline) = call.plan.function.deadline {
-            // The call began before this body did.
+            // The call began before this body, so this is past its deadline.
             std::thread::sleep(deadline + Duration::from_millis(2));
             call.log.change(attempt, |attempt| attempt.overran = true);
         }
@@ -47,7 +46,7 @@ async fn try_to_run(tx: &mut Transaction<'_>, call: &Call, attempt: i32) -> Resu
     Ok(parts)
 }
 
-/// Counts how often the hooks of a part run.
+/// Records when the hooks of a part run.
 fn watch(tx: &Transaction<'_>, call: &Call, attempt: i32, part: i32) {
     call.log.change(attempt, |attempt| attempt.hooked.push(part));
     let (committed, rolled_back) = (call.log.clone(), call.log.clone());
@@ -55,9 +54,8 @@ fn watch(tx: &Transaction<'_>, call: &Call, attempt: i32, part: i32) {
     tx.on_rollback(async move { rolled_back.lock().hooks.push((false, attempt, part)) });
 }
 
-/// Runs `steps`, and adds to `parts` what they leave in the ledger.
+/// Runs `steps`, and adds the parts that they leave in the ledger to `parts`.
 async fn steps(tx: &mut Transaction<'_>, call: &Call, steps: &[Step], parts: &mut Vec<i32>) -> Result<(), Failed> {
-    const NONE: [&(dyn ToSql + Sync); 0] = [];
     let attempt = number(tx.attempt());
     for step in steps {
         match step {
@@ -85,11 +83,11 @@ async fn steps(tx: &mut Transaction<'_>, call: &Call, steps: &[Step], parts: &mu
                 rows.try_next().await?;
             }
             Step::DropStatement => {
-                let statement = tx.query_raw("SELECT pg_sleep(0.003)", NONE);
+                let statement = tx.query_raw("SELECT pg_sleep(0.003)", NO_PARAMS);
                 let _ = tokio::time::timeout(Duration::from_millis(1), statement).await;
             }
             Step::Nested(plan) => {
-                if let Some(Ok(inner)) = patiently(plan.patience, nested_call(tx, call, plan)).await {
+                if let Some(Ok(inner)) = with_patience(plan.patience, nested_call(tx, call, plan)).await {
                     parts.extend(inner);
                 }
             }
@@ -108,7 +106,7 @@ async fn end(tx: &Transaction<'_>, ending: Ending) -> Result<(), Failed> {
     Ok(())
 }
 
-// Boxed, as nested calls nest.
+// Boxed, because nested calls contain nested calls.
 fn nested_call<'a>(
     tx: &'a mut Transaction<'_>,
     call: &'a Call,

@@ -1,4 +1,4 @@
-//! One call: what it is to do, what it has done, and what came of it.
+//! One call: its plan, a log of what happened, and its outcome.
 
 use std::collections::BTreeMap;
 use std::error::Error as _;
@@ -13,7 +13,7 @@ use retry_runtime::Error;
 
 use super::plan::{Patience, Plan};
 
-/// A call under way.
+/// A call that is running.
 #[derive(Debug)]
 pub(crate) struct Call {
     pub(crate) id: i64,
@@ -34,21 +34,22 @@ pub(crate) enum Failed {
     Runtime(#[from] Error),
 }
 
-/// What the caller learned.
+/// The result that the caller got.
 #[derive(Debug)]
-pub(crate) enum Verdict {
-    /// With the attempt that is said to be committed.
+pub(crate) enum Outcome {
+    /// `Ok`, with the number of the attempt that committed.
     Committed(i32),
-    /// An error that says, by being another one, that nothing is committed.
+    /// Any error but `CommitUnknown`. It means that nothing is committed.
     Failed(String),
+    /// `CommitUnknown`.
     Unknown(String),
-    /// The caller did not wait.
+    /// The caller dropped the call.
     Dropped,
-    /// The caller would have waited for ever.
+    /// The call did not end.
     Hung,
 }
 
-impl fmt::Display for Verdict {
+impl fmt::Display for Outcome {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Committed(attempt) => write!(f, "ok, attempt {attempt}"),
@@ -58,7 +59,7 @@ impl fmt::Display for Verdict {
     }
 }
 
-impl Verdict {
+impl Outcome {
     pub(crate) fn of(result: Option<Result<u32, Failed>>) -> Self {
         match result {
             None => Self::Dropped,
@@ -89,33 +90,33 @@ fn with_sources(error: &Failed) -> String {
     text
 }
 
-/// An attempt's number as the ledger has it.
+/// The number of an attempt, in the ledger's type.
 pub(crate) fn number(attempt: u32) -> i32 {
     attempt.try_into().expect("few attempts")
 }
 
-/// What a call has done so far.
+/// What has happened to a call so far.
 #[derive(Debug, Default)]
 pub(crate) struct Log(Mutex<Logged>);
 
 #[derive(Debug, Default)]
 pub(crate) struct Logged {
     pub(crate) attempts: BTreeMap<i32, Attempt>,
-    /// The hooks that ran: whether on commit, the attempt, the part that asked for it.
+    /// The hooks that ran: whether `on_commit`, in which attempt, and for which part.
     pub(crate) hooks: Vec<(bool, i32, i32)>,
-    /// What the runtime said, and when after the call began.
+    /// The runtime's events, each with the time since the call began.
     pub(crate) events: Vec<String>,
 }
 
-/// What the body saw of one attempt.
+/// What the body noted in one attempt.
 #[derive(Debug, Default)]
 pub(crate) struct Attempt {
     next: i32,
-    /// The parts in the ledger where the attempt is committed: known once the body has returned `Ok`.
+    /// The parts that the ledger must have if the attempt commits. Known once the body has returned `Ok`.
     pub(crate) parts: Option<Vec<i32>>,
-    /// Those parts that have hooks.
+    /// The parts that have hooks.
     pub(crate) hooked: Vec<i32>,
-    /// The body returned after the deadline.
+    /// Whether the body returned after the deadline.
     pub(crate) overran: bool,
 }
 
@@ -124,7 +125,7 @@ impl Log {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// A new part of an attempt.
+    /// The number of a new part of an attempt.
     pub(crate) fn part(&self, attempt: i32) -> i32 {
         let mut logged = self.lock();
         let attempt = logged.attempts.entry(attempt).or_default();
@@ -137,21 +138,21 @@ impl Log {
     }
 }
 
-/// Drops `work` where it is not done in time.
-pub(crate) async fn patiently<T>(patience: Patience, work: impl Future<Output = T>) -> Option<T> {
+/// Runs `work`, and drops it once the patience is exhausted.
+pub(crate) async fn with_patience<T>(patience: Patience, work: impl Future<Output = T>) -> Option<T> {
     match patience {
         Patience::Endless => Some(work.await),
         Patience::Time(time) if time < Duration::from_millis(1) => {
-            // Tokio's timers are not as fine.
+            // Tokio's timers are too coarse for this.
             let polls = u32::try_from(time.as_micros() / 100).unwrap_or_default();
             some_polls(polls, false, work).await
         }
         Patience::Time(time) => tokio::time::timeout(time, work).await.ok(),
-        Patience::Polls { count, at_once } => some_polls(count, at_once, work).await,
+        Patience::Polls { count, immediately } => some_polls(count, immediately, work).await,
     }
 }
 
-async fn some_polls<T>(count: u32, at_once: bool, work: impl Future<Output = T>) -> Option<T> {
+async fn some_polls<T>(count: u32, immediately: bool, work: impl Future<Output = T>) -> Option<T> {
     let mut work = pin!(work);
     let mut polls = 0;
     poll_fn(|cx| {
@@ -160,7 +161,7 @@ async fn some_polls<T>(count: u32, at_once: bool, work: impl Future<Output = T>)
         }
         polls += 1;
         let polled = work.as_mut().poll(cx).map(Some);
-        if at_once && polls == count && polled.is_pending() {
+        if immediately && polls == count && polled.is_pending() {
             return Poll::Ready(None);
         }
         polled

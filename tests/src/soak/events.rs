@@ -1,4 +1,4 @@
-//! What the runtime says of a call, for its log.
+//! Adds the runtime's events to the log of the call that they are about.
 
 use std::fmt::Write;
 use std::sync::{Arc, Once};
@@ -11,7 +11,7 @@ use tracing_subscriber::layer::{Context, Layer, SubscriberExt};
 use super::call::Log;
 
 tokio::task_local! {
-    /// The call that this task makes, and when it began.
+    /// The log of the call that this task makes, and when the call began.
     pub(crate) static CALL: (Arc<Log>, Instant);
 }
 
@@ -19,7 +19,7 @@ tokio::task_local! {
 pub(crate) fn subscribe() {
     static ONCE: Once = Once::new();
     ONCE.call_once(|| {
-        // Fails only in a program that has a subscriber of its own.
+        // Fails only if the program has set another subscriber.
         let _ = tracing::subscriber::set_global_default(tracing_subscriber::registry().with(ToCall));
     });
 }
@@ -31,7 +31,7 @@ impl<S: Subscriber> Layer<S> for ToCall {
         if event.metadata().target() != "retry_runtime" {
             return;
         }
-        // Clean-ups run in tasks of their own.
+        // There is none in background tasks that clean up.
         let _ = CALL.try_with(|(log, began)| {
             let mut text = Text(format!("{:.3?}", began.elapsed()));
             event.record(&mut text);

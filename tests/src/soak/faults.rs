@@ -1,4 +1,4 @@
-//! What goes wrong: cut connections, backends that are ended, cancelled or killed.
+//! Random faults: cut connections, terminated and cancelled backends, and server crashes.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
@@ -11,7 +11,7 @@ use tokio_postgres::{Client, Config, Error, NoTls};
 
 use crate::proxy::{Cut, Fault, contains};
 
-/// The name of the sessions that may be harmed.
+/// The `application_name` of the sessions that faults may hit.
 pub(crate) const VICTIM: &str = "soak";
 
 /// All faults so far.
@@ -35,12 +35,12 @@ impl Faults {
         self.list().push((self.began.elapsed(), kind, about));
     }
 
-    /// The time since the beginning.
+    /// The time since the run began.
     pub(crate) fn now(&self) -> Duration {
         self.began.elapsed()
     }
 
-    /// From here on nothing goes wrong.
+    /// Stops all faults.
     pub(crate) fn end(&self) {
         self.over.store(true, Ordering::SeqCst);
     }
@@ -49,7 +49,7 @@ impl Faults {
         self.over.load(Ordering::SeqCst)
     }
 
-    /// How many of each kind.
+    /// The number of faults of each kind.
     pub(crate) fn counts(&self) -> BTreeMap<&'static str, usize> {
         let mut counts = BTreeMap::new();
         for (_, kind, _) in self.list().iter() {
@@ -58,14 +58,14 @@ impl Faults {
         counts
     }
 
-    /// What happened between two times, to whatever session.
+    /// The faults of any session between two times.
     pub(crate) fn between(&self, from: Duration, to: Duration) -> Vec<String> {
         let list = self.list();
-        let seen = list.iter().filter(|(at, ..)| (from..=to).contains(at));
-        seen.map(|(at, kind, about)| format!("{at:.3?} {kind}: {about}")).collect()
+        let within = list.iter().filter(|(at, ..)| (from..=to).contains(at));
+        within.map(|(at, kind, about)| format!("{at:.3?} {kind}: {about}")).collect()
     }
 
-    /// What the proxy does to a message: COMMIT is the one that it likes best.
+    /// Picks the messages on which the proxy fails a connection: `COMMIT` ten times as often as others.
     pub(crate) fn of_messages(self: &Arc<Self>, seed: u64) -> impl FnMut(&[u8]) -> Option<Fault> + Send + 'static {
         let faults = self.clone();
         let mut rng = StdRng::seed_from_u64(seed);
@@ -74,7 +74,7 @@ impl Faults {
             if faults.is_over() || !rng.random_bool(if commit { 0.04 } else { 0.004 }) {
                 return None;
             }
-            let (request, answer) = if rng.random_bool(0.5) {
+            let (request, reply) = if rng.random_bool(0.5) {
                 (rng.random_range(0..=message.len()), 0)
             } else {
                 (usize::MAX, rng.random_range(0..50))
@@ -82,18 +82,19 @@ impl Faults {
             let (kind, cut) = match rng.random_range(0..5) {
                 0 | 1 => ("connection closed", Cut::Close),
                 2 | 3 => ("connection reset", Cut::Reset),
-                _ => ("connection silent", Cut::HoleFor(Duration::from_millis(rng.random_range(20..400)))),
+                _ => ("connection silent", Cut::SilentFor(Duration::from_millis(rng.random_range(20..400)))),
             };
-            let fault = Fault { text: if commit { "COMMIT" } else { "" }, request, answer, cut };
+            let fault = Fault { text: if commit { "COMMIT" } else { "" }, request, reply, cut };
             let text: String =
                 message.iter().filter(|byte| byte.is_ascii_graphic()).map(|byte| *byte as char).collect();
             let text = &text[..text.len().min(80)];
-            faults.add(kind, format!("{request} bytes of {}, {answer} of the answer, {cut:?}: {text}", message.len()));
+            faults.add(kind, format!("{request} bytes of {}, {reply} of the reply, {cut:?}: {text}", message.len()));
             Some(fault)
         }
     }
 
-    /// Ends and cancels random backends until it is over, and crashes the server when `calls` passes one of `crashes`.
+    /// Terminates and cancels random backends until faults are stopped, and crashes the server when `calls` passes one of
+    /// `crashes`.
     pub(crate) async fn of_backends(&self, config: &Config, seed: u64, calls: &AtomicI64, mut crashes: Vec<i64>) {
         let mut rng = StdRng::seed_from_u64(seed);
         while !self.is_over() {
@@ -108,19 +109,19 @@ impl Faults {
                 if crash {
                     crashes.pop();
                 }
-                // It fails where the server is down.
-                let _ = self.harm_one(&client, &mut rng, crash).await;
+                // Fails if the server is down.
+                let _ = self.hit_one(&client, &mut rng, crash).await;
             }
         }
     }
 
-    async fn harm_one(&self, client: &Client, rng: &mut StdRng, crash: bool) -> Result<(), Error> {
-        const ENDED: &str = "backend terminated";
+    async fn hit_one(&self, client: &Client, rng: &mut StdRng, crash: bool) -> Result<(), Error> {
+        const TERMINATED: &str = "backend terminated";
         let (kind, function, which) = match rng.random_range(0..10) {
             _ if crash => ("server crashed", "", "query LIKE 'INSERT%' OR query LIKE '%COMMIT'"),
-            0 => (ENDED, "pg_terminate_backend", "true"),
-            1 => (ENDED, "pg_terminate_backend", "query LIKE '%COMMIT' AND state = 'active'"),
-            2 => (ENDED, "pg_terminate_backend", "state = 'idle in transaction'"),
+            0 => (TERMINATED, "pg_terminate_backend", "true"),
+            1 => (TERMINATED, "pg_terminate_backend", "query LIKE '%COMMIT' AND state = 'active'"),
+            2 => (TERMINATED, "pg_terminate_backend", "state = 'idle in transaction'"),
             3..=5 => ("statement cancelled", "pg_cancel_backend", "query LIKE '%COMMIT' AND state = 'active'"),
             _ => ("statement cancelled", "pg_cancel_backend", "state = 'active'"),
         };
@@ -134,7 +135,7 @@ impl Faults {
         let pid: i32 = row.get(0);
         self.add(kind, format!("{pid}: {}", row.get::<_, String>(1)));
         if crash {
-            // It may have ended by itself.
+            // Fails if the process has ended already.
             let _ = std::process::Command::new("kill").args(["-9", &pid.to_string()]).status();
         }
         Ok(())

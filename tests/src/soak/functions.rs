@@ -1,4 +1,4 @@
-//! The functions that are called: every way of `unknown_commit`, with the other options in turn.
+//! The functions that the soak test calls: every value of `unknown_commit`, each combined with other options.
 
 use std::fmt;
 use std::time::Duration;
@@ -12,13 +12,13 @@ use super::call::{Call, Failed};
 pub(crate) struct Function {
     pub(crate) name: &'static str,
     pub(crate) deadline: Option<Duration>,
-    /// Whether its first statement only reads, as BEGIN is not waited for.
+    /// Whether `BEGIN` is pipelined. The first statement must then only read.
     pub(crate) pipelined: bool,
     pub(crate) run: for<'a> fn(Source<'a>, &'a Call) -> BoxFuture<'a, Result<u32, Failed>>,
 }
 
 impl Function {
-    /// Whether the body may be applied several times.
+    /// Whether several attempts may be committed: `unknown_commit = "retry"`.
     pub(crate) fn repeats(&self) -> bool {
         self.name.starts_with("retry")
     }
@@ -31,7 +31,7 @@ impl fmt::Debug for Function {
 }
 
 macro_rules! functions {
-    ($way:ident; $($name:ident: deadline $deadline:expr, pipelined $pipelined:expr $(, $option:meta)*;)*) => {
+    ($module:ident; $($name:ident: deadline $deadline:expr, pipelined $pipelined:expr $(, $option:meta)*;)*) => {
         use super::*;
 
         $(
@@ -42,7 +42,7 @@ macro_rules! functions {
         )*
 
         pub(super) const ALL: [Function; 12] = [$(Function {
-            name: concat!(stringify!($way), "::", stringify!($name)),
+            name: concat!(stringify!($module), "::", stringify!($name)),
             deadline: $deadline,
             pipelined: $pipelined,
             run: |source, call| Box::pin($name(source, call)),
@@ -53,10 +53,10 @@ macro_rules! functions {
 const SHORT: Duration = Duration::from_millis(50);
 const LONG: Duration = Duration::from_millis(500);
 
-macro_rules! ways {
-    ($($way:ident = $unknown:literal;)*) => {
-        $(mod $way {
-            functions! { $way;
+macro_rules! functions_for_each {
+    ($($module:ident = $unknown:literal;)*) => {
+        $(mod $module {
+            functions! { $module;
                 plain: deadline None, pipelined false, unknown_commit = $unknown;
                 committed: deadline None, pipelined false, unknown_commit = $unknown, isolation = "read committed";
                 serializable: deadline None, pipelined false, unknown_commit = $unknown, isolation = "serializable";
@@ -78,12 +78,12 @@ macro_rules! ways {
             }
         })*
 
-        /// All of them, by way.
-        pub(crate) static FUNCTIONS: [[Function; 12]; 4] = [$($way::ALL),*];
+        /// All functions, by their `unknown_commit`.
+        pub(crate) static FUNCTIONS: [[Function; 12]; 4] = [$($module::ALL),*];
     };
 }
 
-ways! {
+functions_for_each! {
     fail = "fail";
     retry = "retry";
     resolve = "resolve";

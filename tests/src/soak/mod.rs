@@ -1,12 +1,12 @@
-//! A soak: many calls of `#[transactional]` functions under random faults on a real server, and each caller's verdict
-//! held against what is in the database.
+//! Soak test: many calls of `#[transactional]` functions under random faults on a real server. The result of each call is
+//! compared with what is in the database.
 
 mod body;
 mod call;
+mod check;
 mod events;
 mod faults;
 mod functions;
-mod judge;
 mod plan;
 mod report;
 mod sources;
@@ -17,37 +17,37 @@ use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::{Duration, Instant};
 
 use futures_util::future::join_all;
-use tokio_postgres::{Client, Config};
+use tokio_postgres::Client;
 
 pub use self::report::Report;
 
-use self::call::{Call, Log, Verdict, patiently};
+use self::call::{Call, Log, Outcome, with_patience};
+use self::check::Record;
 use self::events::CALL;
 use self::faults::{Faults, VICTIM};
-use self::judge::Record;
 use self::plan::{HOT_ROWS, Plan};
 use self::sources::Sources;
 use crate::proxy::Proxy;
-use crate::{Server, connect};
+use crate::{Server, connect, reconnect};
 
-/// How long a call may take. Nothing that goes wrong lasts for longer than a second or two.
-const FOR_EVER: Duration = Duration::from_secs(90);
+/// A call that takes longer hangs: no fault lasts longer than a second or two.
+const HANG_TIMEOUT: Duration = Duration::from_secs(90);
 
-/// How much to do.
+/// The size of a run.
 #[derive(Clone, Copy, Debug)]
 pub struct Options {
-    /// How many calls.
+    /// Number of calls.
     pub calls: i64,
-    /// How many of them at the same time.
+    /// Number of concurrent callers.
     pub callers: u16,
-    /// What chance depends on.
+    /// Seed of the random choices.
     pub seed: u64,
-    /// No call begins after that.
+    /// After this time no further call begins.
     pub limit: Duration,
 }
 
-/// `at_commit` runs while COMMIT does. The ledger has a row for each attempt (part 0), each nested call, and each change
-/// of a hot row.
+/// The ledger has a row for each attempt (part 0), each nested call, and each change of a hot row. The trigger `at_commit`
+/// runs during `COMMIT`.
 const TABLES: &str = "
     CREATE TABLE hot (id int PRIMARY KEY, total bigint NOT NULL) WITH (fillfactor = 20);
     CREATE TABLE ledger (
@@ -62,13 +62,13 @@ const TABLES: &str = "
     CREATE CONSTRAINT TRIGGER at_commit AFTER INSERT ON ledger DEFERRABLE INITIALLY DEFERRED
         FOR EACH ROW WHEN (NEW.nap > 0 OR NEW.fails) EXECUTE FUNCTION at_commit()";
 
-/// Runs the calls on a server of its own, which it crashes a few times, and judges them.
+/// Makes the calls on a throwaway server, which it crashes a few times, and then checks their results.
 ///
 /// # Errors
-/// Where the server does not start.
+/// If the server does not start, or the database cannot be prepared or read.
 pub async fn run(options: &Options) -> io::Result<Report> {
     events::subscribe();
-    // With synchronous_commit off the server itself would lose what it has acknowledged.
+    // With synchronous_commit off, a crash would lose acknowledged commits.
     let server = Server::start_with(&["synchronous_commit=on"])?;
     let config = server.config();
     let observer = connect(&config).await;
@@ -78,12 +78,12 @@ pub async fn run(options: &Options) -> io::Result<Report> {
     observer.batch_execute(&rows).await.map_err(io::Error::other)?;
     let proxy = Proxy::start(&config).await?;
     let mut proxied = proxy.config().clone();
-    // What a silent connection has locked is not waited for.
+    // Do not wait for rows that a silent connection has locked.
     proxied.application_name(VICTIM).options("-c lock_timeout=250ms");
     let sources = Arc::new(Sources::new(&proxied));
 
     let faults = Arc::new(Faults::new());
-    proxy.haunt(faults.of_messages(options.seed));
+    proxy.inject(faults.of_messages(options.seed));
     let next = Arc::new(AtomicI64::new(1));
     let callers = (0..options.callers).map(|_| {
         let caller = Caller { options: *options, sources: sources.clone(), faults: faults.clone(), next: next.clone() };
@@ -101,33 +101,22 @@ pub async fn run(options: &Options) -> io::Result<Report> {
     let elapsed = faults.now();
     let (mut calls, mut wrong) = (Vec::new(), Vec::new());
     for records in records {
-        let (records, seen) = records.map_err(io::Error::other)?;
+        let (records, faulty_sessions) = records.map_err(io::Error::other)?;
         calls.extend(records);
-        wrong.extend(seen);
+        wrong.extend(faulty_sessions);
     }
     // The last fault may have been a crash.
     tokio::time::sleep(Duration::from_millis(200)).await;
-    let judge = reconnect(&config).await;
+    let observer = reconnect(&config).await;
     wrong.extend(sources.inspect_all().await);
     drop(sources);
-    wrong.extend(left_open(&judge).await.map_err(io::Error::other)?);
-    wrong.extend(judge::money(&judge).await.map_err(io::Error::other)?);
-    let ledger = judge::ledger(&judge).await.map_err(io::Error::other)?;
+    wrong.extend(left_open(&observer).await.map_err(io::Error::other)?);
+    wrong.extend(check::balances(&observer).await.map_err(io::Error::other)?);
+    let ledger = check::ledger(&observer).await.map_err(io::Error::other)?;
     Ok(Report::new(options, &calls, &ledger, &faults, wrong, elapsed))
 }
 
-/// Connects to a server that may be coming up again.
-async fn reconnect(config: &Config) -> Client {
-    loop {
-        if let Ok((client, connection)) = config.connect(tokio_postgres::NoTls).await {
-            tokio::spawn(connection);
-            return client;
-        }
-        tokio::time::sleep(Duration::from_millis(10)).await;
-    }
-}
-
-/// Waits for what is still being cleaned up, and says what transactions stay open.
+/// Waits for clean-ups that are still running, and reports transactions that stay open.
 async fn left_open(observer: &Client) -> Result<Option<String>, tokio_postgres::Error> {
     let until = Instant::now() + Duration::from_secs(20);
     let open = "SELECT string_agg(state || ' ' || query, '; ') FROM pg_stat_activity
@@ -141,17 +130,17 @@ async fn left_open(observer: &Client) -> Result<Option<String>, tokio_postgres::
     }
 }
 
-/// Makes one call after the other.
+/// Makes one call after another.
 struct Caller {
     options: Options,
     sources: Arc<Sources>,
     faults: Arc<Faults>,
-    /// The next call's number.
+    /// The number of the next call.
     next: Arc<AtomicI64>,
 }
 
 impl Caller {
-    /// The calls, and what was wrong with sessions between them.
+    /// The calls, and the faults of sessions found between them.
     async fn make_calls(self) -> (Vec<Record>, Vec<String>) {
         let (mut records, mut wrong, mut own) = (Vec::new(), Vec::new(), None);
         while self.faults.now() < self.options.limit {
@@ -161,8 +150,8 @@ impl Caller {
             }
             records.push(self.call(id, &mut own).await);
             if id % 20 == 0 {
-                let seen = self.sources.inspect(usize::try_from(id / 20 % 4).unwrap_or_default()).await;
-                wrong.extend(seen.map(|fault| format!("{fault}, after call {id}")));
+                let fault = self.sources.inspect(usize::try_from(id / 20 % 4).unwrap_or_default()).await;
+                wrong.extend(fault.map(|fault| format!("{fault}, after call {id}")));
             }
             if id % 10_000 == 0 {
                 eprintln!("{id} calls after {:.0?}", self.faults.now());
@@ -178,11 +167,11 @@ impl Caller {
         let source = self.sources.of(call.plan.source, own).await;
         let began = self.faults.now();
         let work = CALL.scope((log.clone(), Instant::now()), (function.run)(source, &call));
-        let verdict = match tokio::time::timeout(FOR_EVER, patiently(call.plan.patience, work)).await {
-            Ok(result) => Verdict::of(result),
-            Err(_) => Verdict::Hung,
+        let outcome = match tokio::time::timeout(HANG_TIMEOUT, with_patience(call.plan.patience, work)).await {
+            Ok(result) => Outcome::of(result),
+            Err(_) => Outcome::Hung,
         };
         let log = std::mem::take(&mut *log.lock());
-        Record { id, function, verdict, log, began, ended: self.faults.now() }
+        Record { id, function, outcome, log, began, ended: self.faults.now() }
     }
 }

@@ -1,4 +1,4 @@
-//! What a call is to do: all of it drawn from the seed and the call's number.
+//! Plans of calls, chosen at random from the seed and the call's number.
 
 use std::time::Duration;
 
@@ -8,7 +8,7 @@ use rand::{RngExt, SeedableRng};
 use super::functions::{FUNCTIONS, Function};
 use super::sources::NAMES;
 
-/// The rows that calls fight for.
+/// The number of rows that all calls update.
 pub(crate) const HOT_ROWS: i32 = 12;
 
 /// What one call does.
@@ -17,44 +17,44 @@ pub(crate) struct Plan {
     pub(crate) function: &'static Function,
     /// The number of its source.
     pub(crate) source: usize,
-    /// How long the caller waits for it.
+    /// When the caller drops the call.
     pub(crate) patience: Patience,
-    /// Whether it gives up on locks at once.
+    /// Whether the body sets a short `lock_timeout`.
     pub(crate) lock_timeout: bool,
     pub(crate) steps: Vec<Step>,
     pub(crate) ending: Ending,
-    /// Whether its own errors are texts, without a source.
+    /// Whether the body returns errors as text, without a source.
     pub(crate) as_text: bool,
-    /// How long its COMMIT takes, and whether it then fails.
+    /// How long `COMMIT` takes, and whether it then fails.
     pub(crate) commit_nap_ms: i32,
     pub(crate) commit_fails: bool,
 }
 
-/// A part of a body.
+/// A step of a body.
 #[derive(Debug)]
 pub(crate) enum Step {
-    /// Updates a hot row, and says so in the ledger.
+    /// Updates a hot row, and records the change in the ledger.
     Move {
         row: i32,
         delta: i64,
     },
-    /// Reads all hot rows, which conflicts under SERIALIZABLE.
+    /// Reads all hot rows, which causes conflicts under SERIALIZABLE.
     ReadAll,
     Pause(Duration),
-    /// A statement fails, and the body goes on.
+    /// A statement fails, and the body ignores the error.
     Swallow,
-    /// The same behind the transaction's back.
+    /// The same on the driver's own client, which the transaction does not watch.
     SwallowUnwatched,
-    /// Rows are left unread, of which a later one may fail.
+    /// Leaves rows of a result unread. A later row may fail.
     LeaveRows {
         fails: bool,
     },
-    /// A statement is given up while it runs.
+    /// Drops a statement while it runs.
     DropStatement,
     Nested(Nested),
 }
 
-/// A nested call. The body goes on, whatever becomes of it.
+/// A nested call. The body continues, whether it succeeds or not.
 #[derive(Debug)]
 pub(crate) struct Nested {
     pub(crate) steps: Vec<Step>,
@@ -62,34 +62,35 @@ pub(crate) struct Nested {
     pub(crate) patience: Patience,
 }
 
-/// How a body ends where all its steps succeed.
+/// How a body ends if all its steps succeed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Ending {
+    /// It returns `Ok`.
     Return,
-    /// An error of its own.
+    /// It returns its own error.
     Decline,
-    /// A statement that fails.
+    /// It returns the error of a failed statement.
     Fail,
-    /// It sleeps past the deadline without yielding, and returns `Ok`.
+    /// It blocks its thread past the deadline, and returns `Ok`.
     Overrun,
-    /// It waits for the deadline.
+    /// It never returns, so the deadline ends it.
     Hang,
 }
 
-/// When a future is dropped before it is done.
+/// When a future is dropped before it completes.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Patience {
     Endless,
     Time(Duration),
-    /// After so many polls: at once, or when it is woken next.
+    /// After this many polls: immediately, or when it is next woken.
     Polls {
         count: u32,
-        at_once: bool,
+        immediately: bool,
     },
 }
 
 impl Plan {
-    /// The same for the same seed and number.
+    /// The plan of a call. The same seed and number give the same plan.
     pub(crate) fn of(seed: u64, call: i64) -> Self {
         let mut rng = StdRng::seed_from_u64(seed ^ call.unsigned_abs().wrapping_mul(0x9E37_79B9_7F4A_7C15));
         let rng = &mut rng;
@@ -125,7 +126,7 @@ fn patience(rng: &mut StdRng, micros: u64, polls: u32) -> Patience {
     if rng.random_bool(0.5) {
         Patience::Time(Duration::from_micros(rng.random_range(0..micros)))
     } else {
-        Patience::Polls { count: rng.random_range(0..polls), at_once: rng.random_bool(0.5) }
+        Patience::Polls { count: rng.random_range(0..polls), immediately: rng.random_bool(0.5) }
     }
 }
 

@@ -1,23 +1,23 @@
-//! What came of it.
+//! The report of a soak test.
 
 use std::collections::{BTreeMap, HashMap};
 use std::fmt::{self, Write};
 use std::time::Duration;
 
 use super::Options;
+use super::check::{self, Record, Rows};
 use super::faults::Faults;
-use super::judge::{self, Record, Rows};
 use super::plan::Plan;
 use super::sources::NAMES;
 
-/// What came of a soak. Shown, it is a short table.
+/// The result of a soak test. Its text is a short table.
 #[derive(Debug)]
 pub struct Report {
     seed: u64,
     calls: usize,
     outcomes: BTreeMap<&'static str, usize>,
     faults: BTreeMap<&'static str, usize>,
-    /// Of each kind of wrong verdict, how many.
+    /// How many wrong results there were of each kind.
     kinds: BTreeMap<String, usize>,
     wrong: Vec<String>,
     elapsed: Duration,
@@ -36,37 +36,37 @@ impl Report {
         let mut kinds = BTreeMap::new();
         let none = Rows::new();
         for call in calls {
-            *outcomes.entry(call.verdict.kind()).or_default() += 1;
+            *outcomes.entry(call.outcome.kind()).or_default() += 1;
             let rows = ledger.get(&call.id).unwrap_or(&none);
-            let what = judge::faults(call, rows);
+            let what = check::faults(call, rows);
             if !what.is_empty() {
-                let way = call.function.name.split("::").next().unwrap_or_default();
-                *kinds.entry(format!("{way}: {}", what.join("; "))).or_default() += 1;
+                let module = call.function.name.split("::").next().unwrap_or_default();
+                *kinds.entry(format!("{module}: {}", what.join("; "))).or_default() += 1;
                 wrong.push(describe(options.seed, call, rows, faults, &what.join("; ")));
             }
         }
         Self { seed: options.seed, calls: calls.len(), outcomes, faults: faults.counts(), kinds, wrong, elapsed }
     }
 
-    /// How many calls there were.
+    /// The number of calls.
     #[must_use]
     pub fn calls(&self) -> usize {
         self.calls
     }
 
-    /// How many calls there were of this outcome: `ok`, `definite error`, `unknown` or `dropped`.
+    /// The number of calls with this outcome: `ok`, `definite error`, `unknown` or `dropped`.
     #[must_use]
     pub fn outcome(&self, outcome: &str) -> usize {
         self.outcomes.get(outcome).copied().unwrap_or_default()
     }
 
-    /// How many faults there were, of all kinds.
+    /// The number of faults of all kinds.
     #[must_use]
     pub fn faults(&self) -> usize {
         self.faults.values().sum()
     }
 
-    /// All that is wrong, with all that is known about it.
+    /// Everything that is wrong, in detail.
     #[must_use]
     pub fn wrong(&self) -> &[String] {
         &self.wrong
@@ -76,7 +76,7 @@ impl Report {
 impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let rate = self.calls as u128 * 1_000 / self.elapsed.as_millis().max(1);
-        writeln!(f, "{:>9} calls in {:.0?}, {rate} a second, seed {}", self.calls, self.elapsed, self.seed)?;
+        writeln!(f, "{:>9} calls in {:.0?}, {rate} per second, seed {}", self.calls, self.elapsed, self.seed)?;
         for (outcome, count) in &self.outcomes {
             writeln!(f, "{count:>9}   {outcome}")?;
         }
@@ -92,12 +92,12 @@ impl fmt::Display for Report {
     }
 }
 
-/// All that is known about a call.
+/// Everything that is known about a call.
 fn describe(seed: u64, call: &Record, rows: &Rows, faults: &Faults, what: &str) -> String {
     let plan = Plan::of(seed, call.id);
     let mut text = format!(
-        "call {}, {} on {}: {what}\n  told: {}\n  in the ledger: {rows:?}\n  plan: {plan:?}\n  hooks: {:?}",
-        call.id, call.function.name, NAMES[plan.source], call.verdict, call.log.hooks
+        "call {}, {} on {}: {what}\n  result: {}\n  in the ledger: {rows:?}\n  plan: {plan:?}\n  hooks: {:?}",
+        call.id, call.function.name, NAMES[plan.source], call.outcome, call.log.hooks
     );
     for (number, attempt) in &call.log.attempts {
         let _ = write!(text, "\n  attempt {number}: {attempt:?}");
@@ -105,7 +105,7 @@ fn describe(seed: u64, call: &Record, rows: &Rows, faults: &Faults, what: &str) 
     for event in &call.log.events {
         let _ = write!(text, "\n  event after {event}");
     }
-    let _ = write!(text, "\n  faults from {:.3?} to {:.3?}, on whatever connection:", call.began, call.ended);
+    let _ = write!(text, "\n  faults from {:.3?} to {:.3?}, on any connection:", call.began, call.ended);
     for fault in faults.between(call.began, call.ended).iter().take(30) {
         let _ = write!(text, "\n    {fault}");
     }

@@ -1,4 +1,4 @@
-//! Where calls get their connections from.
+//! The sources of the calls' connections: pools, a source that reconnects, and a client.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -7,10 +7,10 @@ use bb8_postgres::PostgresConnectionManager;
 use retry_runtime::{Pool, Reconnect, Source, WithCancel};
 use tokio_postgres::{Client, Config, NoTls, SimpleQueryMessage};
 
-/// The sources by number. The last one is a client of the caller's own.
+/// The names of the sources, by number. The last one is the caller's own client.
 pub(crate) const NAMES: [&str; 6] = ["deadpool", "deadpool of 2", "deadpool with cancel", "bb8", "reconnect", "client"];
 
-/// Pools, each with the number of its sessions.
+/// The pools, each with its size.
 pub(crate) struct Sources {
     config: Config,
     pools: [(Arc<dyn Pool>, usize); 5],
@@ -44,7 +44,7 @@ impl Sources {
         Self { config: config.clone(), pools }
     }
 
-    /// The source of that number; `own` is the caller's client, which is connected where it is lost.
+    /// The source of this number. `own` is the caller's client. It is connected if it is missing or closed.
     pub(crate) async fn of<'a>(&'a self, number: usize, own: &'a mut Option<Client>) -> Source<'a> {
         if let Some((pool, _)) = self.pools.get(number) {
             return Source::from(pool);
@@ -64,19 +64,19 @@ impl Sources {
         Source::from(own.as_mut().expect("connected"))
     }
 
-    /// Takes a session out of a pool as any other user of it would, and says what is wrong with it.
+    /// Takes a session from a pool, and reports what is wrong with it.
     pub(crate) async fn inspect(&self, number: usize) -> Option<String> {
         let (pool, _) = self.pools.get(number)?;
         let session = tokio::time::timeout(Duration::from_secs(5), pool.get()).await.ok()?.ok()?;
         let Ok(fault) = tokio::time::timeout(Duration::from_secs(5), fault_of(session.client())).await else {
-            // Whoever has it next would wait for our answer.
+            // The next borrower would have to wait for the reply to our query.
             session.discard();
             return None;
         };
-        fault.map(|fault| format!("{} hands out a session that is {fault}", NAMES[number]))
+        fault.map(|fault| format!("{} lends a session that is {fault}", NAMES[number]))
     }
 
-    /// Takes all sessions out of all pools, and says what is wrong with them.
+    /// Takes all sessions from all pools, and reports what is wrong with them.
     pub(crate) async fn inspect_all(&self) -> Vec<String> {
         let mut faults = Vec::new();
         for (number, (pool, size)) in self.pools.iter().enumerate() {
@@ -89,16 +89,16 @@ impl Sources {
                         fault
                     }
                     Ok(Err(error)) => Some(format!("an error: {error:?}")),
-                    Err(_) => Some(format!("no more than {} sessions of {size}", sessions.len())),
+                    Err(_) => Some(format!("only {} of {size} sessions", sessions.len())),
                 };
-                faults.extend(fault.map(|fault| format!("{} hands out {fault}", NAMES[number])));
+                faults.extend(fault.map(|fault| format!("{} lends {fault}", NAMES[number])));
             }
         }
         faults
     }
 }
 
-/// What is wrong with a session that is handed out. A lost one is not: pools cannot know.
+/// What is wrong with a session on loan. A closed connection is not a fault, because the pool cannot know of it.
 async fn fault_of(client: &Client) -> Option<&'static str> {
     match client.simple_query("SELECT now() = statement_timestamp()").await {
         Ok(messages) => {

@@ -1,4 +1,4 @@
-//! Whether the callers were told the truth: what they learned, beside what is in the database.
+//! Checks each call: compares the result that the caller got with the rows in the database.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::time::Duration;
@@ -6,24 +6,24 @@ use std::time::Duration;
 use futures_util::TryStreamExt;
 use tokio_postgres::{Client, Error};
 
-use super::call::{Logged, Verdict};
+use super::call::{Logged, Outcome};
 use super::functions::Function;
 
-/// A call that is over.
+/// A call that has ended.
 #[derive(Debug)]
 pub(crate) struct Record {
     pub(crate) id: i64,
     pub(crate) function: &'static Function,
-    pub(crate) verdict: Verdict,
+    pub(crate) outcome: Outcome,
     pub(crate) log: Logged,
     pub(crate) began: Duration,
     pub(crate) ended: Duration,
 }
 
-/// The parts in the ledger, by attempt.
+/// The parts that are in the ledger, by attempt.
 pub(crate) type Rows = BTreeMap<i32, BTreeSet<i32>>;
 
-/// The ledger, by call.
+/// Reads the ledger, by call.
 pub(crate) async fn ledger(client: &Client) -> Result<HashMap<i64, Rows>, Error> {
     let mut ledger: HashMap<i64, Rows> = HashMap::new();
     let rows = client.query_raw("SELECT call, attempt, part FROM ledger", [0_i32; 0]).await?;
@@ -34,17 +34,18 @@ pub(crate) async fn ledger(client: &Client) -> Result<HashMap<i64, Rows>, Error>
     Ok(ledger)
 }
 
-/// The hot rows that do not hold what the ledger says.
-pub(crate) async fn money(client: &Client) -> Result<Vec<String>, Error> {
+/// Reports the hot rows whose total differs from the sum in the ledger.
+pub(crate) async fn balances(client: &Client) -> Result<Vec<String>, Error> {
     let sql = "SELECT id, total, moved FROM hot
                JOIN LATERAL (SELECT coalesce(sum(delta), 0)::bigint AS moved FROM ledger WHERE hot = id) AS ledger ON true
                WHERE total <> moved";
     let rows = client.query(sql, &[]).await?;
-    let text = |(id, total, moved): (i32, i64, i64)| format!("row {id} holds {total}, and the ledger says {moved}");
+    let text =
+        |(id, total, moved): (i32, i64, i64)| format!("hot row {id} holds {total}, but the ledger adds up to {moved}");
     Ok(rows.iter().map(|row| text((row.get(0), row.get(1), row.get(2)))).collect())
 }
 
-/// What is wrong with what the caller was told.
+/// The ways in which a call's result contradicts the ledger. Empty if it is right.
 pub(crate) fn faults(record: &Record, rows: &Rows) -> Vec<String> {
     let mut faults: Vec<String> = Vec::new();
     let mut check = |holds: bool, fault: &str| {
@@ -53,32 +54,35 @@ pub(crate) fn faults(record: &Record, rows: &Rows) -> Vec<String> {
         }
     };
     let repeats = record.function.repeats();
-    check(repeats || rows.len() <= 1, "committed several times");
-    match &record.verdict {
-        Verdict::Committed(attempt) => {
-            check(rows.contains_key(attempt), "Ok, and not committed");
-            check(rows.keys().all(|other| other <= attempt), "Ok, and a later attempt is committed");
+    check(repeats || rows.len() <= 1, "several attempts are committed");
+    match &record.outcome {
+        Outcome::Committed(attempt) => {
+            check(rows.contains_key(attempt), "returned Ok, but is not committed");
+            check(rows.keys().all(|other| other <= attempt), "returned Ok, but a later attempt is committed");
         }
-        Verdict::Failed(_) => check(rows.is_empty(), "an error that says rolled back, and committed"),
-        Verdict::Hung => check(false, "never came to an end"),
-        Verdict::Unknown(_) | Verdict::Dropped => {}
+        Outcome::Failed(_) => check(rows.is_empty(), "returned an error that means rolled back, but is committed"),
+        Outcome::Hung => check(false, "did not end"),
+        Outcome::Unknown(_) | Outcome::Dropped => {}
     }
     for (number, parts) in rows {
         let Some(attempt) = record.log.attempts.get(number) else {
-            check(false, "committed an attempt that did not run");
+            check(false, "an attempt that did not run is committed");
             continue;
         };
-        check(!attempt.overran, "COMMIT was sent after the deadline");
+        check(!attempt.overran, "an attempt is committed whose body ended after the deadline");
         match &attempt.parts {
-            None => check(false, "committed a body that did not return Ok"),
+            None => check(false, "an attempt is committed whose body did not return Ok"),
             Some(expected) => {
-                check(*parts == expected.iter().copied().collect(), "committed other nested calls than returned Ok");
+                check(
+                    *parts == expected.iter().copied().collect(),
+                    "the committed nested calls are not those that returned Ok",
+                );
             }
         }
     }
-    // Only calls use these sessions.
+    // Only calls use these sessions, so a call must have left it open.
     let left_open = |event: &String| event.contains("left open");
-    check(!record.log.events.iter().any(left_open), "a call before left its transaction open");
+    check(!record.log.events.iter().any(left_open), "an earlier call left its transaction open");
     hook_faults(record, rows, check);
     faults
 }
@@ -89,18 +93,18 @@ fn hook_faults(record: &Record, rows: &Rows, mut check: impl FnMut(bool, &str)) 
     for (number, (committed, attempt, part)) in hooks.iter().enumerate() {
         let name = if *committed { "on_commit" } else { "on_rollback" };
         check(!hooks[..number].contains(&hooks[number]), &format!("{name} ran twice"));
-        check(is_there(*attempt, *part) == *committed, &format!("{name} ran, and the rows say otherwise"));
+        check(is_there(*attempt, *part) == *committed, &format!("{name} ran, but the ledger contradicts it"));
     }
     let committed = hooks.iter().filter(|(committed, _, part)| *committed && *part == 0).count();
-    match &record.verdict {
-        Verdict::Committed(_) | Verdict::Dropped => check(committed <= 1, "on_commit ran for several attempts"),
-        _ => check(committed == 0, "on_commit ran, and the call did not return Ok"),
+    match &record.outcome {
+        Outcome::Committed(_) | Outcome::Dropped => check(committed <= 1, "on_commit ran for several attempts"),
+        _ => check(committed == 0, "on_commit ran, but the call did not return Ok"),
     }
-    // Which hooks have to run: none of an attempt whose outcome is unknown.
+    // Which hooks must have run. Those of an attempt with an unknown outcome need not.
     for (number, attempt) in &record.log.attempts {
-        let known = match &record.verdict {
-            Verdict::Committed(last) => number == last || !record.function.repeats(),
-            Verdict::Failed(_) => !record.function.repeats(),
+        let known = match &record.outcome {
+            Outcome::Committed(last) => number == last || !record.function.repeats(),
+            Outcome::Failed(_) => !record.function.repeats(),
             _ => false,
         };
         for part in attempt.hooked.iter().filter(|_| known) {
