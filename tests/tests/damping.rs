@@ -1,14 +1,15 @@
-//! Deadlocks that cost more than running at once gains: for a while, the function's calls on that pool go one at a time.
+//! `damping`: after deadlocks that cost more than concurrency gains, a function's calls on a pool run one at a time for a
+//! while.
 #![allow(missing_docs)]
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use bb8_postgres::PostgresConnectionManager as Manager;
 use futures_util::future::join_all;
 use futures_util::join;
 use retry_runtime::{Error, Pool, Reconnect, Transaction, WithCancel, transactional};
+use retry_tests::calls::Concurrency;
 use retry_tests::events::Events;
 use retry_tests::{Database, connect};
 use tokio::sync::Barrier;
@@ -30,47 +31,25 @@ fn pool(db: &Database) -> deadpool_postgres::Pool {
     retry_tests::pool(&config, 10)
 }
 
-/// How many bodies are running, and how many did at most.
-#[derive(Default)]
-struct Log {
-    inside: AtomicU32,
-    most: AtomicU32,
-}
-
-impl Log {
-    fn enter(&self) {
-        let inside = self.inside.fetch_add(1, Ordering::SeqCst) + 1;
-        self.most.fetch_max(inside, Ordering::SeqCst);
-    }
-
-    fn most(&self) -> u32 {
-        self.most.load(Ordering::SeqCst)
-    }
-
-    fn leave(&self) {
-        self.inside.fetch_sub(1, Ordering::SeqCst);
-    }
-}
-
 macro_rules! lock_both {
     ($($name:ident $(, $option:meta)*;)*) => {$(
-        /// Locks its rows in the order given, but where there is a barrier, the second not before the other call has
-        /// locked its first.
+        /// Locks its rows in this order. If there is a barrier, waits before the second until the other call has locked its
+        /// first.
         #[transactional($($option),*)]
         async fn $name(
             tx: &mut Transaction<'_>,
             [first, second]: [i64; 2],
-            log: &Log,
+            bodies: &Concurrency,
             barrier: Option<&Barrier>,
         ) -> Result<(), Error> {
-            log.enter();
+            bodies.enter();
             let sql = "UPDATE accounts SET cents = cents + 1 WHERE id = $1";
             tx.execute(sql, &[&first]).await?;
             if let (Some(barrier), 1) = (barrier, tx.attempt()) {
                 barrier.wait().await;
             }
             let locked = tx.execute(sql, &[&second]).await;
-            log.leave();
+            bodies.leave();
             locked?;
             Ok(())
         }
@@ -79,15 +58,15 @@ macro_rules! lock_both {
 
 lock_both! {
     lock_both;
-    undamped, damping = "off";
+    without_damping, damping = "off";
 }
 
-/// Two calls, both of which are inside before either locks its second row.
-macro_rules! at_once {
+/// Makes two calls that both lock their first row before either locks its second.
+macro_rules! call_both {
     ($function:ident($one:expr, $two:expr), $rows:expr, $others:expr) => {{
-        let (log, barrier) = (Log::default(), Barrier::new(2));
+        let (bodies, barrier) = (Concurrency::default(), Barrier::new(2));
         let calls = async {
-            join!($function($one, $rows, &log, Some(&barrier)), $function($two, $others, &log, Some(&barrier)))
+            join!($function($one, $rows, &bodies, Some(&barrier)), $function($two, $others, &bodies, Some(&barrier)))
         };
         let (one, two) = timeout(SOON, calls).await.expect("stuck");
         one.unwrap();
@@ -95,71 +74,71 @@ macro_rules! at_once {
     }};
 }
 
-/// Shuts it with a deadlock in which nothing else is done, and says for how long.
-async fn shut(pool: &deadpool_postgres::Pool) -> Duration {
+/// Makes calls run one at a time, by a deadlock during which no call commits. Returns for how long.
+async fn provoke_damping(pool: &deadpool_postgres::Pool) -> Duration {
     let events = Events::capture();
-    at_once!(lock_both(pool, pool), [1, 2], [2, 1]);
+    call_both!(lock_both(pool, pool), [1, 2], [2, 1]);
     let [event] = &events.of("running calls one at a time")[..] else { panic!("{events:?}") };
     assert_eq!((&*event["level"], &*event["sqlstate"]), ("WARN", "40P01"));
     Duration::from_millis(event["time_ms"].parse().unwrap())
 }
 
-/// Nobody asked for it: after a deadlock in which nothing else was done, running calls one at a time for a while.
+/// No option asks for this.
 #[tokio::test]
-async fn after_a_costly_deadlock_calls_go_one_at_a_time_for_a_while() {
+async fn after_a_costly_deadlock_calls_run_one_at_a_time_for_a_while() {
     let db = database().await;
     let pool = pool(&db);
     loop {
-        let shut = shut(&pool).await;
-        let (began, log) = (Instant::now(), Log::default());
-        let calls = (0..20).map(|n| lock_both(&pool, [n % 2 + 1, 2 - n % 2], &log, None));
+        let time = provoke_damping(&pool).await;
+        let (began, bodies) = (Instant::now(), Concurrency::default());
+        let calls = (0..20).map(|n| lock_both(&pool, [n % 2 + 1, 2 - n % 2], &bodies, None));
         timeout(SOON, join_all(calls)).await.expect("stuck").into_iter().for_each(Result::unwrap);
-        // On a machine so slow that they were at large again it says nothing; the next time lasts twice as long.
-        if began.elapsed() < shut / 2 {
-            assert_eq!(log.most(), 1);
+        // On a slow machine the time may have passed, which proves nothing. The next time is twice as long.
+        if began.elapsed() < time / 2 {
+            assert_eq!(bodies.most(), 1);
             break;
         }
-        tokio::time::sleep(shut).await;
+        tokio::time::sleep(time).await;
     }
-    // A call whose turn it is waits for one that waits for its turn: only so long.
-    at_once!(lock_both(&pool, &pool), [3, 4], [5, 6]);
+    // The call that runs waits in its body for one that waits for its turn. The wait ends with that time.
+    call_both!(lock_both(&pool, &pool), [3, 4], [5, 6]);
 }
 
-/// Two databases, say, with nothing in common but the function.
+/// Another pool may lead to another database.
 #[tokio::test]
-async fn calls_on_another_pool_go_on_at_once() {
+async fn calls_on_another_pool_still_run_concurrently() {
     let db = database().await;
     let (pool, other) = (pool(&db), pool(&db));
     for _ in 0..4 {
-        let shut = shut(&pool).await;
+        let time = provoke_damping(&pool).await;
         let began = Instant::now();
-        at_once!(lock_both(&other, &other), [3, 4], [5, 6]);
-        // Before it opens again; on a machine that is too slow for that it says nothing.
-        if began.elapsed() < shut / 2 {
+        call_both!(lock_both(&other, &other), [3, 4], [5, 6]);
+        // On a slow machine the time may have passed, which proves nothing.
+        if began.elapsed() < time / 2 {
             return;
         }
-        tokio::time::sleep(shut).await;
+        tokio::time::sleep(time).await;
     }
-    panic!("they waited");
+    panic!("calls on the other pool waited");
 }
 
 #[tokio::test]
-async fn calls_that_are_not_damped() {
+async fn calls_without_damping_and_calls_on_clients_stay_concurrent() {
     let db = database().await;
     let pool = pool(&db);
     let events = Events::capture();
-    at_once!(undamped(&pool, &pool), [1, 2], [2, 1]);
-    // Lone clients have no pool, and perhaps not even one server.
+    call_both!(without_damping(&pool, &pool), [1, 2], [2, 1]);
+    // Clients have no pool, and may be connected to different servers.
     let mut config = db.config().clone();
     config.options("-c deadlock_timeout=1s");
     let (mut one, mut two) = (connect(&config).await, connect(&config).await);
-    at_once!(lock_both(&mut one, &mut two), [1, 2], [2, 1]);
+    call_both!(lock_both(&mut one, &mut two), [1, 2], [2, 1]);
     assert_eq!(events.of("retrying").len(), 2, "{events:?}");
     assert_eq!(events.of("running calls one at a time").len(), 0, "{events:?}");
 }
 
 #[tokio::test]
-async fn clones_are_one_pool() {
+async fn clones_of_a_pool_have_its_id() {
     let db = database().await;
     let (pool, other) = (db.pool(1), db.pool(1));
     assert_ne!(pool.id(), other.id());
@@ -171,15 +150,15 @@ async fn clones_are_one_pool() {
     let (pool, other) = (build(), build());
     assert_eq!(pool.id(), pool.clone().id());
     assert_ne!(pool.id(), other.id());
-    let source = || Reconnect::new(|| async { unreachable!("nothing connects") });
-    let (source, other) = (source(), source());
+    let reconnect = || Reconnect::new(|| async { unreachable!("nothing connects") });
+    let (source, other) = (reconnect(), reconnect());
     assert_eq!(source.id(), source.clone().id());
     assert_ne!(source.id(), other.id());
 }
 
-/// Naps, or locks as above.
+/// Sleeps, or locks as above.
 #[transactional]
-async fn nap_or_lock(tx: &mut Transaction<'_>, rows: Option<[i64; 2]>, barrier: &Barrier) -> Result<(), Error> {
+async fn sleep_or_lock(tx: &mut Transaction<'_>, rows: Option<[i64; 2]>, barrier: &Barrier) -> Result<(), Error> {
     let sql = "UPDATE accounts SET cents = cents + 1 WHERE id = $1";
     let Some([first, second]) = rows else { return Ok(tx.batch_execute("SELECT pg_sleep(0.05)").await?) };
     tx.execute(sql, &[&first]).await?;
@@ -190,17 +169,18 @@ async fn nap_or_lock(tx: &mut Transaction<'_>, rows: Option<[i64; 2]>, barrier: 
     Ok(())
 }
 
-/// Eight calls at once do what one after the other could not.
+/// Eight calls at the same time commit more than they could one after another.
 #[tokio::test]
-async fn a_deadlock_beside_which_others_go_on_changes_nothing() {
+async fn a_deadlock_while_other_calls_commit_changes_nothing() {
     let db = database().await;
     let (pool, barrier) = (pool(&db), Barrier::new(2));
-    nap_or_lock(&pool, None, &barrier).await.unwrap();
+    sleep_or_lock(&pool, None, &barrier).await.unwrap();
     let events = Events::capture();
-    let locks = async { join!(nap_or_lock(&pool, Some([1, 2]), &barrier), nap_or_lock(&pool, Some([2, 1]), &barrier)) };
-    let naps = join_all((0..8).map(|_| async {
+    let locks =
+        async { join!(sleep_or_lock(&pool, Some([1, 2]), &barrier), sleep_or_lock(&pool, Some([2, 1]), &barrier)) };
+    let sleeps = join_all((0..8).map(|_| async {
         loop {
-            nap_or_lock(&pool, None, &barrier).await.unwrap();
+            sleep_or_lock(&pool, None, &barrier).await.unwrap();
         }
     }));
     tokio::select! {
@@ -208,7 +188,7 @@ async fn a_deadlock_beside_which_others_go_on_changes_nothing() {
             one.unwrap();
             two.unwrap();
         }
-        _ = naps => {}
+        _ = sleeps => {}
         () = tokio::time::sleep(SOON) => panic!("stuck"),
     }
     assert_eq!(events.of("retrying")[0]["class"], "deadlock");
