@@ -1,12 +1,9 @@
-//! A call that is dropped, or whose task ends, leaves no transaction behind.
+//! Cancellation: a call dropped at any await leaves no transaction open. `dropped.rs` has the tests of the clean-up.
 #![allow(missing_docs)]
 
-use std::future::Future;
-use std::pin::pin;
-
-use futures_util::poll;
 use retry_runtime::{Error, Transaction, transactional};
 use retry_tests::Database;
+use retry_tests::calls::dropped_after;
 
 #[transactional]
 async fn three_steps(tx: &mut Transaction<'_>) -> Result<(), Error> {
@@ -21,19 +18,6 @@ async fn total(tx: &mut Transaction<'_>) -> Result<i64, Error> {
     Ok(tx.query_one("SELECT sum(cents)::bigint FROM accounts", &[]).await?.get(0))
 }
 
-/// Polls a call `polls` times and drops it. `true`: it was done before.
-async fn dropped_after<T>(call: impl Future<Output = T>, polls: u32) -> bool {
-    let mut call = pin!(call);
-    for _ in 0..polls {
-        if poll!(call.as_mut()).is_ready() {
-            return true;
-        }
-        // What was sent is answered in the meantime.
-        tokio::time::sleep(std::time::Duration::from_millis(2)).await;
-    }
-    false
-}
-
 #[tokio::test]
 async fn a_call_dropped_at_any_await_leaves_no_transaction_open() {
     let db = Database::create().await;
@@ -44,7 +28,7 @@ async fn a_call_dropped_at_any_await_leaves_no_transaction_open() {
         let pool = db.pool(1);
         drop(pool.get().await.unwrap());
         let done = dropped_after(three_steps(&pool), polls).await;
-        // The next borrower is outside of any transaction, and its own commit brings nothing else with it.
+        // The next borrower is outside any transaction, and its commit does not commit the dropped call's writes.
         let seen = total(&pool).await.unwrap();
         outcomes.push(seen);
         assert!(seen == 300 || seen == 0, "all or nothing: {seen} after {polls} polls");
@@ -53,13 +37,13 @@ async fn a_call_dropped_at_any_await_leaves_no_transaction_open() {
             break;
         }
     }
-    assert!(outcomes.len() > 8, "BEGIN, PARSE and EXECUTE thrice, COMMIT: {outcomes:?}");
-    assert_eq!(outcomes[..4], [300; 4], "not even near its COMMIT: {outcomes:?}");
-    assert_eq!(outcomes.last(), Some(&0), "the last one was let finish");
+    assert!(outcomes.len() > 8, "BEGIN, three times PARSE and EXECUTE, COMMIT: {outcomes:?}");
+    assert_eq!(outcomes[..4], [300; 4], "COMMIT was not sent yet: {outcomes:?}");
+    assert_eq!(outcomes.last(), Some(&0), "the last call was not dropped");
 }
 
 #[tokio::test]
-async fn a_lone_client_dropped_half_way_rolls_back_at_once() {
+async fn a_call_dropped_half_way_on_a_client_is_rolled_back_before_the_next_statement() {
     let db = Database::create().await;
     db.accounts(3, 100).await;
     let mut client = db.client().await;
