@@ -1,4 +1,4 @@
-//! How a transaction begins: its options, and a transaction that somebody left open.
+//! `BEGIN`: the transaction's options, and a transaction that other code left open on the connection.
 #![allow(missing_docs)]
 
 use retry_runtime::{Error, Transaction, transactional};
@@ -39,7 +39,7 @@ settings!(
 );
 
 #[tokio::test]
-async fn options_hold_for_the_transaction_and_no_longer() {
+async fn options_apply_to_the_transaction_only() {
     let db = Database::create().await;
     let mut client = db.client().await;
     client
@@ -68,9 +68,9 @@ async fn add_serializable(tx: &mut Transaction<'_>, cents: i64) -> Result<u32, E
     Ok(tx.attempt())
 }
 
-/// Whatever was done in the transaction that was left open must not be committed with ours.
+/// What the open transaction wrote must not be committed with the call's own writes.
 #[tokio::test]
-async fn a_transaction_that_was_left_open_is_rolled_back_and_ours_begun() {
+async fn a_transaction_that_was_left_open_is_rolled_back_before_the_call_begins_its_own() {
     for left in [
         "BEGIN; UPDATE accounts SET cents = 0",
         "BEGIN ISOLATION LEVEL SERIALIZABLE; UPDATE accounts SET cents = 0",
@@ -84,7 +84,7 @@ async fn a_transaction_that_was_left_open_is_rolled_back_and_ours_begun() {
             let _ = pool.get().await.unwrap().batch_execute(left).await;
             let events = Events::capture();
             let attempt = if serializable { add_serializable(&pool, 5).await } else { add(&pool, 5).await };
-            assert_eq!(attempt.unwrap(), 1, "no retry is spent on it: {left}");
+            assert_eq!(attempt.unwrap(), 1, "it costs no retry: {left}");
             let warnings = events.of("rolled back a transaction that was left open");
             assert_eq!(warnings.len(), 1, "{left}: {events:?}");
             assert_eq!(warnings[0]["level"], "WARN");

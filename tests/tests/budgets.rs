@@ -1,4 +1,4 @@
-//! The two budgets, the body's own retries, and promise 4: a sleeping retry holds nothing.
+//! Retry budgets: which failures are retried and how often. Promise 4: a call that sleeps before a retry holds nothing.
 #![allow(missing_docs)]
 
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -15,21 +15,21 @@ async fn database() -> Database {
     db
 }
 
-/// Counts attempts, and ends the session of each of the first `losses`.
-struct Fate {
+/// Counts attempts, and terminates the session of each of the first `terminations`.
+struct Terminator {
     observer: Client,
-    losses: u32,
+    terminations: u32,
     attempts: AtomicU32,
 }
 
-impl Fate {
-    async fn new(db: &Database, losses: u32) -> Self {
-        Self { observer: db.client().await, losses, attempts: AtomicU32::new(0) }
+impl Terminator {
+    async fn new(db: &Database, terminations: u32) -> Self {
+        Self { observer: db.client().await, terminations, attempts: AtomicU32::new(0) }
     }
 
-    async fn strike(&self, tx: &Transaction<'_>) {
+    async fn terminate_session(&self, tx: &Transaction<'_>) {
         self.attempts.store(tx.attempt(), Ordering::Relaxed);
-        if tx.attempt() <= self.losses {
+        if tx.attempt() <= self.terminations {
             terminate(&self.observer, pid(tx).await).await;
         }
     }
@@ -40,78 +40,78 @@ impl Fate {
 }
 
 #[transactional]
-async fn struck(tx: &mut Transaction<'_>, fate: &Fate) -> Result<(), Error> {
+async fn terminated(tx: &mut Transaction<'_>, terminator: &Terminator) -> Result<(), Error> {
     tx.execute("UPDATE accounts SET cents = cents + 1 WHERE id = 1", &[]).await?;
-    fate.strike(tx).await;
+    terminator.terminate_session(tx).await;
     tx.execute("UPDATE accounts SET cents = cents + 1 WHERE id = 2", &[]).await?;
     Ok(())
 }
 
 #[tokio::test]
-async fn a_lost_connection_is_retried_on_another_one_up_to_three_attempts() {
+async fn a_closed_connection_is_retried_on_another_one_up_to_three_attempts() {
     let db = database().await;
     let pool = db.pool(2);
-    let fate = Fate::new(&db, 2).await;
-    struck(&pool, &fate).await.unwrap();
-    assert_eq!(fate.attempts(), 3);
+    let terminator = Terminator::new(&db, 2).await;
+    terminated(&pool, &terminator).await.unwrap();
+    assert_eq!(terminator.attempts(), 3);
     assert_eq!((db.cents(1).await, db.cents(2).await), (101, 101));
 
-    let fate = Fate::new(&db, u32::MAX).await;
-    let error = struck(&pool, &fate).await.unwrap_err();
+    let terminator = Terminator::new(&db, u32::MAX).await;
+    let error = terminated(&pool, &terminator).await.unwrap_err();
     assert_eq!(classify(&error), Some(Class::Connection));
-    assert_eq!(fate.attempts(), 3, "the first attempt and 2 retries");
+    assert_eq!(terminator.attempts(), 3, "the first attempt and 2 retries");
     assert_eq!((db.cents(1).await, db.cents(2).await), (101, 101));
 }
 
 #[tokio::test]
-async fn a_lone_client_cannot_outlive_its_connection() {
+async fn a_client_is_not_retried_once_its_connection_is_closed() {
     let db = database().await;
     let mut client = db.client().await;
-    let fate = Fate::new(&db, 1).await;
-    let error = struck(&mut client, &fate).await.unwrap_err();
+    let terminator = Terminator::new(&db, 1).await;
+    let error = terminated(&mut client, &terminator).await.unwrap_err();
     assert_eq!(classify(&error), Some(Class::Connection));
-    assert_eq!(fate.attempts(), 1);
+    assert_eq!(terminator.attempts(), 1);
     assert_eq!(db.cents(1).await, 100);
 }
 
 #[transactional]
-async fn struck_in_silence(tx: &mut Transaction<'_>, fate: &Fate) -> Result<(), Error> {
-    fate.strike(tx).await;
+async fn terminated_and_swallowed(tx: &mut Transaction<'_>, terminator: &Terminator) -> Result<(), Error> {
+    terminator.terminate_session(tx).await;
     let _ = tx.execute("UPDATE accounts SET cents = cents + 1 WHERE id = 1", &[]).await;
     Ok(())
 }
 
-/// COMMIT is not sent on a connection that is known to be lost: nothing is unknown about it.
+/// COMMIT is not sent on a connection that is known to be closed, so the outcome is known.
 #[tokio::test]
-async fn a_lost_connection_that_was_swallowed_is_no_unknown_commit() {
+async fn a_swallowed_connection_failure_does_not_make_the_commit_unknown() {
     let db = database().await;
-    let fate = Fate::new(&db, 1).await;
-    struck_in_silence(&db.pool(2), &fate).await.unwrap();
-    assert_eq!((fate.attempts(), db.cents(1).await), (2, 101));
+    let terminator = Terminator::new(&db, 1).await;
+    terminated_and_swallowed(&db.pool(2), &terminator).await.unwrap();
+    assert_eq!((terminator.attempts(), db.cents(1).await), (2, 101));
     let mut client = db.client().await;
-    let fate = Fate::new(&db, 1).await;
-    let error = struck_in_silence(&mut client, &fate).await.unwrap_err();
+    let terminator = Terminator::new(&db, 1).await;
+    let error = terminated_and_swallowed(&mut client, &terminator).await.unwrap_err();
     assert!(matches!(error, Error::Aborted { .. }), "{error:?}");
 }
 
 #[transactional(retries = 0, deadlock_retries = 0)]
-async fn once(tx: &mut Transaction<'_>, fate: &Fate) -> Result<(), Error> {
-    fate.strike(tx).await;
+async fn once(tx: &mut Transaction<'_>, terminator: &Terminator) -> Result<(), Error> {
+    terminator.terminate_session(tx).await;
     tx.execute("SELECT 1", &[]).await?;
     Ok(())
 }
 
 #[tokio::test]
-async fn no_retries_means_one_attempt() {
+async fn budgets_of_zero_mean_one_attempt() {
     let db = database().await;
-    let fate = Fate::new(&db, 1).await;
-    once(&db.pool(1), &fate).await.unwrap_err();
-    assert_eq!(fate.attempts(), 1);
+    let terminator = Terminator::new(&db, 1).await;
+    once(&db.pool(1), &terminator).await.unwrap_err();
+    assert_eq!(terminator.attempts(), 1);
 }
 
 #[derive(Debug, thiserror::Error)]
 enum Stale {
-    #[error("somebody else changed it")]
+    #[error("another transaction changed it")]
     Version,
     #[error(transparent)]
     Runtime(#[from] Error),
@@ -133,20 +133,20 @@ async fn always_stale(tx: &mut Transaction<'_>, attempts: &AtomicU32) -> Result<
 }
 
 #[transactional(retry_if = |error| matches!(error, Stale::Postgres(_)))]
-async fn stale_by_another_name(tx: &mut Transaction<'_>, attempts: &AtomicU32) -> Result<(), Stale> {
+async fn stale_but_not_matched(tx: &mut Transaction<'_>, attempts: &AtomicU32) -> Result<(), Stale> {
     attempts.store(tx.attempt(), Ordering::Relaxed);
     Err(Stale::Version)
 }
 
 #[tokio::test]
-async fn retry_if_retries_the_bodys_own_errors_on_the_budget_of_conflicts() {
+async fn retry_if_retries_the_bodys_own_errors_on_the_conflict_budget() {
     let db = database().await;
     let attempts = AtomicU32::new(0);
     let error = always_stale(&db.pool(1), &attempts).await.unwrap_err();
     assert!(matches!(error, Stale::Version));
     assert_eq!(attempts.load(Ordering::Relaxed), 4);
     assert_eq!(db.cents(1).await, 100);
-    stale_by_another_name(&db.pool(1), &attempts).await.unwrap_err();
+    stale_but_not_matched(&db.pool(1), &attempts).await.unwrap_err();
     assert_eq!(attempts.load(Ordering::Relaxed), 1);
 }
 
@@ -158,7 +158,7 @@ async fn insert(tx: &mut Transaction<'_>, id: i64, attempts: &AtomicU32) -> Resu
 }
 
 #[tokio::test]
-async fn retry_on_retries_its_codes_on_the_budget_of_transient_failures() {
+async fn retry_on_retries_its_codes_on_the_budget_for_transient_failures() {
     let db = database().await;
     let attempts = AtomicU32::new(0);
     let error = insert(&db.pool(1), 1, &attempts).await.unwrap_err();
@@ -167,7 +167,7 @@ async fn retry_on_retries_its_codes_on_the_budget_of_transient_failures() {
 }
 
 #[transactional]
-async fn plainly_wrong(tx: &mut Transaction<'_>, sql: &str, attempts: &AtomicU32) -> Result<(), Error> {
+async fn runs(tx: &mut Transaction<'_>, sql: &str, attempts: &AtomicU32) -> Result<(), Error> {
     attempts.store(tx.attempt(), Ordering::Relaxed);
     tx.batch_execute("SELECT 1").await?;
     tx.batch_execute(sql).await?;
@@ -175,7 +175,7 @@ async fn plainly_wrong(tx: &mut Transaction<'_>, sql: &str, attempts: &AtomicU32
 }
 
 #[transactional(read_only)]
-async fn writes_where_it_may_not(tx: &mut Transaction<'_>, attempts: &AtomicU32) -> Result<(), Error> {
+async fn writes_in_read_only(tx: &mut Transaction<'_>, attempts: &AtomicU32) -> Result<(), Error> {
     attempts.store(tx.attempt(), Ordering::Relaxed);
     tx.batch_execute("UPDATE accounts SET cents = 0").await?;
     Ok(())
@@ -194,20 +194,20 @@ async fn mistakes_are_not_retried() {
         ("SET LOCAL statement_timeout = 1; SELECT pg_sleep(10)", "57014"),
     ] {
         let attempts = AtomicU32::new(0);
-        let error = plainly_wrong(&pool, sql, &attempts).await.unwrap_err();
+        let error = runs(&pool, sql, &attempts).await.unwrap_err();
         let Error::Postgres(source) = &error else { panic!("{error:?}") };
         assert_eq!(source.code().expect(sql).code(), code);
         assert_eq!(attempts.load(Ordering::Relaxed), 1, "{sql}");
         assert_eq!(classify(&error), Some(Class::Fatal), "{sql}");
     }
     let attempts = AtomicU32::new(0);
-    let error = writes_where_it_may_not(&pool, &attempts).await.unwrap_err();
+    let error = writes_in_read_only(&pool, &attempts).await.unwrap_err();
     assert_eq!(classify(&error), Some(Class::ReadOnly));
     assert_eq!(attempts.load(Ordering::Relaxed), 1);
 }
 
 #[transactional]
-async fn goes_on_after_a_failure(tx: &mut Transaction<'_>, attempts: &AtomicU32) -> Result<(), Error> {
+async fn continues_after_a_failure(tx: &mut Transaction<'_>, attempts: &AtomicU32) -> Result<(), Error> {
     attempts.store(tx.attempt(), Ordering::Relaxed);
     let _ = tx.batch_execute("INVALID TXN STATEMENT").await;
     tx.batch_execute("SELECT 1").await?;
@@ -215,12 +215,12 @@ async fn goes_on_after_a_failure(tx: &mut Transaction<'_>, attempts: &AtomicU32)
 }
 
 #[tokio::test]
-async fn a_transaction_that_is_already_aborted_is_not_retried() {
+async fn a_body_that_continues_after_a_permanent_failure_is_not_retried() {
     let db = database().await;
     let attempts = AtomicU32::new(0);
-    let error = goes_on_after_a_failure(&db.pool(1), &attempts).await.unwrap_err();
+    let error = continues_after_a_failure(&db.pool(1), &attempts).await.unwrap_err();
     let Error::Aborted { source: Some(first), .. } = &error else { panic!("{error:?}") };
-    assert_eq!(first.code().code(), "42601", "the failure, and not its symptom");
+    assert_eq!(first.code().code(), "42601", "the failure, not its symptom");
     assert_eq!(attempts.load(Ordering::Relaxed), 1);
 }
 
@@ -241,7 +241,7 @@ async fn sleeps_after_a_conflict(tx: &mut Transaction<'_>, rival: &Rival) -> Res
 }
 
 #[tokio::test]
-async fn a_sleeping_retry_holds_nothing() {
+async fn a_call_that_sleeps_before_a_retry_holds_nothing() {
     let db = database().await;
     let (pool, rival) = (db.pool(1), Rival::connect(&db).await);
     let mut call = std::pin::pin!(sleeps_after_a_conflict(&pool, &rival));
@@ -252,7 +252,7 @@ async fn a_sleeping_retry_holds_nothing() {
     let locks = "SELECT count(*) FROM pg_locks JOIN pg_class ON pg_class.oid = relation WHERE relname = 'accounts'";
     assert_eq!(db.value::<i64>(locks).await, 0, "no lock");
     call.await.unwrap();
-    assert!(began.elapsed() >= Duration::from_millis(400), "the delay is the policy's");
+    assert!(began.elapsed() >= Duration::from_millis(400), "the delay is the one of the policy");
     assert_eq!(db.cents(1).await, 102);
 }
 
@@ -276,7 +276,7 @@ async fn a_cancel_request_is_not_retried() {
     let db = database().await;
     let (pool, attempts) = (db.pool(1), AtomicU32::new(0));
     let observer = db.client().await;
-    let call = plainly_wrong(&pool, "SELECT pg_sleep(60)", &attempts);
+    let call = runs(&pool, "SELECT pg_sleep(60)", &attempts);
     let cancel = async {
         let pid: i32 = loop {
             let sql = "SELECT pid FROM pg_stat_activity WHERE query LIKE '%pg_sleep(60)' AND pid <> pg_backend_pid()";

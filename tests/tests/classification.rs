@@ -1,5 +1,5 @@
-//! The classification table, row by row. Each code is raised by the server: by the fault itself where PostgreSQL has
-//! it, by `RAISE` where only its relatives and poolers do.
+//! Classification of failures, code by code. The server raises each code: by the failure itself if PostgreSQL can
+//! produce it, or by `RAISE` if only related servers and poolers do.
 #![allow(missing_docs)]
 
 use retry_runtime::{Class, Error, PoolError, classify};
@@ -29,7 +29,7 @@ async fn failure(client: &Client, sql: &str) -> PgError {
 }
 
 #[tokio::test]
-async fn errors_of_statements() {
+async fn statement_errors_have_their_class() {
     let db = Database::create().await;
     db.accounts(1, 100).await;
     let client = db.client().await;
@@ -56,7 +56,7 @@ async fn errors_of_statements() {
 }
 
 #[tokio::test]
-async fn conflicts() {
+async fn conflicts_have_their_class() {
     let db = Database::create().await;
     db.accounts(2, 100).await;
     let (client, rival) = (db.client().await, Rival::connect(&db).await);
@@ -77,14 +77,14 @@ async fn conflicts() {
     blocked.await.unwrap().unwrap();
 }
 
-/// The dialects' codes, and what poolers say.
+/// Servers related to PostgreSQL have codes of their own, and poolers messages of their own.
 #[tokio::test]
-async fn codes_and_texts_of_relatives_and_poolers() {
+async fn codes_of_related_servers_and_messages_of_poolers_have_their_class() {
     let db = Database::create().await;
     let client = db.client().await;
     for (code, class, text) in [
         ("CR000", Class::Serialization, "restart transaction"),
-        ("OC000", Class::Serialization, "change conflicts with another transaction"),
+        ("OC000", Class::Serialization, "change conflicts_have_their_class with another transaction"),
         ("OC001", Class::Serialization, "schema has been updated by another transaction"),
         ("08000", Class::Connection, "connection exception"),
         ("08001", Class::Connection, "unable to establish connection"),
@@ -122,9 +122,10 @@ async fn codes_and_texts_of_relatives_and_poolers() {
     }
 }
 
-/// The session is in its own way: another attempt would be too. Here too the message may be translated.
+/// The session itself uses the table, and would in another attempt too. The message may be translated, so the name of the
+/// server's function decides.
 #[tokio::test]
-async fn a_table_that_the_session_itself_has_in_use() {
+async fn a_table_that_the_session_itself_uses_is_fatal() {
     let db = Database::create().await;
     db.setup(FAULT_TABLES).await;
     let client = db.client().await;
@@ -135,9 +136,9 @@ async fn a_table_that_the_session_itself_has_in_use() {
     }
 }
 
-/// FATAL with any code: that is what `exit_on_error` makes of an ERROR.
+/// `exit_on_error` turns every ERROR into FATAL, so FATAL can have any code.
 #[tokio::test]
-async fn codes_that_end_the_session() {
+async fn errors_that_end_the_session_have_their_class() {
     let db = Database::create().await;
     for (code, class) in [
         ("25P04", Class::Fatal),
@@ -155,10 +156,9 @@ async fn codes_that_end_the_session() {
     }
 }
 
-/// What the server says where messages are translated does not matter: this test needs no such server, as the
-/// function that raises a stale plan is named in the error.
+/// The message may be translated, so the name of the server's function decides.
 #[tokio::test]
-async fn a_stale_plan() {
+async fn a_stale_plan_is_recognized_in_any_language() {
     let db = Database::create().await;
     db.setup("CREATE TABLE things (a int)").await;
     let client = db.client().await;
@@ -170,7 +170,7 @@ async fn a_stale_plan() {
 }
 
 #[tokio::test]
-async fn sessions_that_the_server_ends() {
+async fn a_terminated_session_is_a_connection_failure() {
     let db = Database::create().await;
     let observer = db.client().await;
 
@@ -193,12 +193,12 @@ async fn client_and_pid(db: &Database) -> (Client, i32) {
     (client, pid)
 }
 
-/// FATAL ends a session whatever its code says, and a FATAL login is final where another try cannot do better.
+/// A refused login is FATAL. It is retried only if the refusal may be temporary.
 #[tokio::test]
-async fn logins_that_the_server_refuses() {
+async fn refused_logins_have_their_class() {
     let db = Database::create().await;
     db.setup(
-        "CREATE ROLE crowded LOGIN CONNECTION LIMIT 0; CREATE ROLE stranger LOGIN;
+        "CREATE ROLE limited LOGIN CONNECTION LIMIT 0; CREATE ROLE stranger LOGIN;
          DO $$ BEGIN EXECUTE 'REVOKE CONNECT ON DATABASE ' || current_database() || ' FROM PUBLIC'; END $$",
     )
     .await;
@@ -207,24 +207,24 @@ async fn logins_that_the_server_refuses() {
         change(&mut config);
         config.connect(NoTls).await.err().expect("a refusal")
     };
-    assert_fatal(&refused(|config| config.user("nobody_of_that_name")).await, "28000", Class::Fatal);
+    assert_fatal(&refused(|config| config.user("no_such_user")).await, "28000", Class::Fatal);
     assert_fatal(&refused(|config| config.dbname("no_such_database")).await, "3D000", Class::Fatal);
     assert_fatal(&refused(|config| config.options("-c no_such_setting=1")).await, "42704", Class::Fatal);
     assert_fatal(&refused(|config| config.options("-c work_mem=lots")).await, "22023", Class::Fatal);
     assert_fatal(&refused(|config| config.user("stranger")).await, "42501", Class::Fatal);
     db.setup("DO $$ BEGIN EXECUTE 'GRANT CONNECT ON DATABASE ' || current_database() || ' TO PUBLIC'; END $$").await;
-    assert_fatal(&refused(|config| config.user("crowded")).await, "53300", Class::Capacity);
-    db.setup("DROP ROLE crowded; DROP ROLE stranger").await;
+    assert_fatal(&refused(|config| config.user("limited")).await, "53300", Class::Capacity);
+    db.setup("DROP ROLE limited; DROP ROLE stranger").await;
 }
 
 #[tokio::test]
-async fn a_server_that_is_not_there() {
+async fn a_server_that_does_not_listen_is_a_connection_failure() {
     let error = "host=127.0.0.1 port=1 user=x".parse::<Config>().unwrap().connect(NoTls).await.err().unwrap();
     assert_eq!(classify(&error), Some(Class::Connection), "{error:?}");
 }
 
 #[tokio::test]
-async fn misuse_of_the_driver() {
+async fn misuse_of_the_driver_is_fatal() {
     let db = Database::create().await;
     let client = db.client().await;
     for error in [
@@ -257,11 +257,15 @@ async fn the_chain_of_sources_is_searched() {
     assert_eq!(classify(deep.as_ref()), Some(Class::Serialization));
     assert_eq!(classify(&Error::Pool(PoolError::closed(Own::Domain))), Some(Class::Fatal));
     assert_eq!(classify(&Own::Domain), None);
-    assert_eq!(classify(&std::io::Error::from(std::io::ErrorKind::ConnectionReset)), None, "no database's error");
+    assert_eq!(
+        classify(&std::io::Error::from(std::io::ErrorKind::ConnectionReset)),
+        None,
+        "not an error of the database"
+    );
 }
 
 #[tokio::test]
-async fn the_message_of_the_cause_is_in_the_text_once() {
+async fn the_text_has_the_message_of_the_cause_once() {
     let db = Database::create().await;
     let client = db.client().await;
     let error = Error::from(failure(&client, "SELECT 1 / 0").await);

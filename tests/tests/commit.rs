@@ -1,10 +1,10 @@
-//! Promise 1: `Ok` means committed. And what an error in answer to COMMIT means.
+//! Promise 1: `Ok` means committed. Also what an error in reply to COMMIT means.
 #![allow(missing_docs)]
 
 use futures_util::StreamExt;
 use retry_runtime::{Class, Error, Transaction, classify, transactional};
 use retry_tests::events::Events;
-use retry_tests::{Database, FAULT_TABLES, first_attempt_runs};
+use retry_tests::{Database, FAULT_TABLES, NO_PARAMS, first_attempt_runs};
 use tokio_postgres::error::SqlState;
 
 async fn database() -> Database {
@@ -18,9 +18,9 @@ fn assert_aborted_by(error: &Error, code: &SqlState) {
     assert_eq!(error.as_db_error().expect("the server's error").code(), code);
 }
 
-/// The defect that this library begins with: on plain tokio-postgres the writes are gone, and nobody is told.
+/// The problem that this library solves: with tokio-postgres alone the writes are gone, and `commit` returns `Ok`.
 #[tokio::test]
-async fn plain_tokio_postgres_reports_success_for_a_rolled_back_commit() {
+async fn tokio_postgres_alone_reports_success_for_a_rolled_back_commit() {
     let db = database().await;
     let mut client = db.client().await;
     let tx = client.transaction().await.unwrap();
@@ -38,7 +38,7 @@ async fn swallow(tx: &mut Transaction<'_>) -> Result<(), Error> {
 }
 
 #[tokio::test]
-async fn ok_means_committed_where_an_error_was_swallowed() {
+async fn ok_means_committed_if_an_error_was_swallowed() {
     let db = database().await;
     let pool = db.pool(1);
     let error = swallow(&pool).await.unwrap_err();
@@ -46,11 +46,11 @@ async fn ok_means_committed_where_an_error_was_swallowed() {
     assert_eq!(classify(&error), Some(Class::Fatal));
     assert_eq!(db.cents(1).await, 100);
     assert_eq!(db.open_transactions().await, 0);
-    assert_eq!(pool.status().available, 1, "the session is clean and went back");
+    assert_eq!(pool.status().available, 1, "the session is back in the pool");
 }
 
 #[transactional]
-async fn swallow_out_of_sight(tx: &mut Transaction<'_>) -> Result<(), Error> {
+async fn swallow_on_the_drivers_client(tx: &mut Transaction<'_>) -> Result<(), Error> {
     tx.execute("UPDATE accounts SET cents = 0 WHERE id = 1", &[]).await?;
     let client: &tokio_postgres::Client = tx;
     let _ = client.execute("SELECT 1 / 0", &[]).await;
@@ -58,9 +58,9 @@ async fn swallow_out_of_sight(tx: &mut Transaction<'_>) -> Result<(), Error> {
 }
 
 #[tokio::test]
-async fn ok_means_committed_where_the_failure_was_out_of_sight() {
+async fn ok_means_committed_if_the_runtime_did_not_see_the_failure() {
     let db = database().await;
-    let error = swallow_out_of_sight(&db.pool(1)).await.unwrap_err();
+    let error = swallow_on_the_drivers_client(&db.pool(1)).await.unwrap_err();
     assert_aborted_by(&error, &SqlState::IN_FAILED_SQL_TRANSACTION);
     assert_eq!(db.cents(1).await, 100);
 }
@@ -68,16 +68,15 @@ async fn ok_means_committed_where_the_failure_was_out_of_sight() {
 #[transactional]
 async fn drop_rows_unread(tx: &mut Transaction<'_>) -> Result<(), Error> {
     tx.execute("UPDATE accounts SET cents = 0 WHERE id = 1", &[]).await?;
-    let no_params: [&(dyn tokio_postgres::types::ToSql + Sync); 0] = [];
-    let rows = tx.query_raw("SELECT 10 / (3 - n) FROM generate_series(1, 1000) AS n", no_params).await?;
+    let rows = tx.query_raw("SELECT 10 / (3 - n) FROM generate_series(1, 1000) AS n", NO_PARAMS).await?;
     let mut rows = std::pin::pin!(rows);
     assert!(rows.next().await.expect("a row").is_ok());
     Ok(())
 }
 
-/// The first row came, the third failed, and nobody read that far. The cause is unseen, so it is tried again.
+/// The first row arrived and the third failed, but the body stopped reading before it. The runtime sees only the symptom.
 #[tokio::test]
-async fn ok_means_committed_where_rows_were_left_unread() {
+async fn ok_means_committed_if_rows_were_left_unread() {
     let db = database().await;
     let error = drop_rows_unread(&db.pool(1)).await.unwrap_err();
     assert_aborted_by(&error, &SqlState::IN_FAILED_SQL_TRANSACTION);
@@ -91,7 +90,7 @@ async fn insert_deferred(tx: &mut Transaction<'_>, id: i32) -> Result<(), Error>
 }
 
 #[tokio::test]
-async fn a_constraint_that_fails_at_commit_is_returned() {
+async fn a_constraint_violation_at_commit_is_returned() {
     let db = database().await;
     db.setup("CREATE TABLE slots (id int UNIQUE DEFERRABLE INITIALLY DEFERRED); INSERT INTO slots VALUES (1)").await;
     let pool = db.pool(1);
@@ -115,7 +114,7 @@ async fn not_sql(tx: &mut Transaction<'_>) -> Result<(), Error> {
 }
 
 #[tokio::test]
-async fn a_body_that_fails_returns_its_own_error_and_leaves_nothing() {
+async fn a_failed_body_returns_its_own_error_and_leaves_nothing() {
     let db = database().await;
     let pool = db.pool(1);
     for (error, code) in [
@@ -136,7 +135,7 @@ async fn panic_half_way(tx: &mut Transaction<'_>) -> Result<(), Error> {
 }
 
 #[tokio::test]
-async fn a_panic_rolls_back_while_unwinding_and_the_pool_stays_usable() {
+async fn a_panic_rolls_back_and_the_pool_stays_usable() {
     let db = database().await;
     let pool = db.pool(1);
     let shared = pool.clone();
@@ -146,7 +145,7 @@ async fn a_panic_rolls_back_while_unwinding_and_the_pool_stays_usable() {
     assert_eq!(db.cents(1).await, 100);
 }
 
-/// Ends its transaction itself, and says that all went well.
+/// Ends its transaction itself, and returns `Ok`.
 #[transactional]
 async fn end(tx: &mut Transaction<'_>, how: &str, command: &str) -> Result<(), Error> {
     tx.execute("UPDATE accounts SET cents = cents + 1 WHERE id = $1", &[&1_i64]).await?;
@@ -155,7 +154,7 @@ async fn end(tx: &mut Transaction<'_>, how: &str, command: &str) -> Result<(), E
         "simple_query" => drop(tx.simple_query(command).await?),
         "execute" => drop(tx.execute(command, &[]).await?),
         "query" => drop(tx.query(command, &[]).await?),
-        "execute_raw" => drop(tx.execute_raw(command, NONE).await?),
+        "execute_raw" => drop(tx.execute_raw(command, NO_PARAMS).await?),
         "query_typed" => drop(tx.query_typed(command, &[]).await?),
         "prepared" => drop(tx.execute(&tx.prepare(command).await?, &[]).await?),
         "dropped" => {
@@ -165,7 +164,7 @@ async fn end(tx: &mut Transaction<'_>, how: &str, command: &str) -> Result<(), E
         "the driver's client" => drop((**tx).execute(command, &[]).await?),
         _ => unreachable!("{how}"),
     }
-    // It runs outside of a transaction, and well: that proves nothing.
+    // This succeeds outside the transaction, so success proves nothing.
     assert_eq!(tx.execute("UPDATE accounts SET cents = cents + 10 WHERE id = $1", &[&1_i64]).await?, 1);
     Ok(())
 }
@@ -176,10 +175,8 @@ async fn end_by_token(tx: &mut Transaction<'_>, command: &str) -> Result<(), Err
     Ok(())
 }
 
-const NONE: [&(dyn tokio_postgres::types::ToSql + Sync); 0] = [];
-
 #[tokio::test]
-async fn a_body_that_ends_its_transaction_is_told_so() {
+async fn a_body_that_ends_its_transaction_itself_is_an_error() {
     let db = database().await;
     let pool = db.pool(1);
     let mut cents = 100;
@@ -208,8 +205,8 @@ async fn a_body_that_ends_its_transaction_is_told_so() {
     assert_eq!((db.open_transactions().await, pool.status().available), (0, 1));
 }
 
-/// Swallows the first failure, and returns what came of it.
-macro_rules! go_on {
+/// Swallows the first failure, and returns only its symptom.
+macro_rules! continue_after_failure {
     ($($name:ident: $Error:ty;)*) => {$(
         #[transactional]
         async fn $name(tx: &mut Transaction<'_>) -> Result<(), $Error> {
@@ -220,9 +217,9 @@ macro_rules! go_on {
     )*};
 }
 
-go_on! {
-    go_on: Error;
-    go_on_as_enum: Chained;
+continue_after_failure! {
+    symptom: Error;
+    symptom_as_enum: Chained;
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -234,26 +231,26 @@ enum Chained {
 }
 
 #[transactional]
-async fn go_on_nested(tx: &mut Transaction<'_>) -> Result<(), Error> {
-    go_on(&mut *tx).await
+async fn symptom_nested(tx: &mut Transaction<'_>) -> Result<(), Error> {
+    symptom(&mut *tx).await
 }
 
 #[tokio::test]
-async fn the_first_failure_is_told_if_the_body_returns_only_its_symptom() {
+async fn the_first_failure_is_reported_if_the_body_returns_only_its_symptom() {
     let db = database().await;
     let pool = db.pool(1);
     for nested in [false, true] {
         let events = Events::capture();
-        let error = if nested { go_on_nested(&pool).await } else { go_on(&pool).await }.unwrap_err();
+        let error = if nested { symptom_nested(&pool).await } else { symptom(&pool).await }.unwrap_err();
         assert_aborted_by(&error, &SqlState::UNIQUE_VIOLATION);
         if !nested {
             assert_eq!(events.of("an earlier statement had failed")[0]["sqlstate"], "23505", "{events:?}");
         }
     }
     let events = Events::capture();
-    let error = go_on_as_enum(&pool).await.unwrap_err();
-    let Chained::Postgres(symptom) = error else { panic!("the body's own error: {error:?}") };
-    assert_eq!(symptom.code(), Some(&SqlState::IN_FAILED_SQL_TRANSACTION));
+    let error = symptom_as_enum(&pool).await.unwrap_err();
+    let Chained::Postgres(returned) = error else { panic!("the body's own error: {error:?}") };
+    assert_eq!(returned.code(), Some(&SqlState::IN_FAILED_SQL_TRANSACTION));
     assert_eq!(events.of("an earlier statement had failed")[0]["sqlstate"], "23505", "{events:?}");
     assert_eq!(db.cents(1).await, 100);
 }
@@ -267,9 +264,9 @@ async fn refused_at_commit(tx: &mut Transaction<'_>, probed: bool) -> Result<(),
     Ok(())
 }
 
-/// The server warns of a ROLLBACK outside of a transaction.
+/// The server warns of a ROLLBACK outside a transaction.
 #[tokio::test]
-async fn no_rollback_follows_a_commit_that_failed() {
+async fn no_rollback_is_sent_after_a_failed_commit() {
     let db = database().await;
     db.setup(
         "CREATE TABLE refused (id int);
@@ -285,8 +282,8 @@ async fn no_rollback_follows_a_commit_that_failed() {
         let query = "SELECT query FROM pg_stat_activity WHERE datname = current_database() AND state = 'idle' AND query LIKE '%COMMIT'";
         assert_eq!(db.value::<String>(query).await, last);
     }
-    // A failure of what stands before COMMIT leaves the transaction open.
-    swallow_out_of_sight(&pool).await.unwrap_err();
+    // If the probe before COMMIT fails, the transaction is still open, and ROLLBACK is sent.
+    swallow_on_the_drivers_client(&pool).await.unwrap_err();
     assert_eq!((db.open_transactions().await, pool.status().available), (0, 1));
 }
 
@@ -301,12 +298,12 @@ fn raise(code: &str, text: &str) -> String {
     format!("DO $$ BEGIN RAISE EXCEPTION USING ERRCODE = '{code}', MESSAGE = '{text}'; END $$")
 }
 
-/// The same, at COMMIT.
+/// Makes COMMIT raise `code`.
 fn raise_in_commit(code: &str, text: &str) -> String {
     format!("INSERT INTO at_commit VALUES ('{}')", raise(code, text).replace('\'', "''"))
 }
 
-/// A database for faults, a pool of one connection, and the events from here on.
+/// A database with the fault tables, a pool of one connection, and the events from now on.
 async fn faults() -> (Database, deadpool_postgres::Pool, Events) {
     let db = Database::create().await;
     db.setup(FAULT_TABLES).await;
@@ -318,9 +315,9 @@ async fn rows(db: &Database) -> i64 {
     db.value("SELECT count(*) FROM done").await
 }
 
-/// From version 17 on, `transaction_timeout` ends the session so. Another attempt would take as long.
+/// In PostgreSQL 17 and later, `transaction_timeout` ends the session with this code. Another attempt would take as long.
 #[tokio::test]
-async fn a_transaction_that_takes_too_long_is_final() {
+async fn a_transaction_timeout_is_not_retried() {
     for sql in [raise("25P04", "transaction timeout"), raise_in_commit("25P04", "transaction timeout")] {
         let (db, pool, events) = faults().await;
         let attempt = call(&pool, &format!("SET LOCAL exit_on_error = on; {sql}")).await;
@@ -333,27 +330,28 @@ async fn a_transaction_that_takes_too_long_is_final() {
     }
 }
 
-/// A deferred trigger, or a foreign server that it asks, has lost a connection of its own: ours goes on, and rolls back.
+/// A deferred trigger reports that its own connection, to a foreign server, has failed. The call's connection is open, and
+/// its transaction is rolled back.
 #[tokio::test]
-async fn a_connection_that_commit_itself_has_lost_is_no_unknown_outcome() {
+async fn a_connection_failure_inside_commit_is_not_an_unknown_outcome() {
     for code in ["08000", "08003", "08006"] {
         let (db, pool, events) = faults().await;
-        let error = once(&pool, &raise_in_commit(code, "lost")).await.unwrap_err();
+        let error = once(&pool, &raise_in_commit(code, "connection failure")).await.unwrap_err();
         assert!(matches!(error, Error::Postgres(_)), "{error:?}");
         assert_eq!(rows(&db).await, 0);
-        let attempt = call(&pool, &raise_in_commit(code, "lost")).await;
+        let attempt = call(&pool, &raise_in_commit(code, "connection failure")).await;
         assert_eq!((attempt.unwrap(), rows(&db).await), (2, 1));
         assert_eq!(events.of("commit outcome unknown").len(), 0, "{events:?}");
     }
 }
 
-/// These say themselves that they do not know, and a session that ends may have committed before.
+/// The first two codes say that the outcome is unknown. In the third case, the session may have committed before it ended.
 #[tokio::test]
-async fn an_unknown_outcome_stays_unknown() {
+async fn an_unknown_outcome_is_reported_as_unknown() {
     for sql in [
         raise_in_commit("08007", "transaction resolution unknown"),
         raise_in_commit("40003", "result is ambiguous"),
-        format!("SET LOCAL exit_on_error = on; {}", raise_in_commit("08006", "lost")),
+        format!("SET LOCAL exit_on_error = on; {}", raise_in_commit("08006", "connection failure")),
     ] {
         let (_db, pool, events) = faults().await;
         let error = call(&pool, &sql).await.unwrap_err();
@@ -362,9 +360,9 @@ async fn an_unknown_outcome_stays_unknown() {
     }
 }
 
-/// Citus reports a serialization failure of a worker's COMMIT so.
+/// Citus reports a serialization failure in a worker's COMMIT with this code and text.
 #[tokio::test]
-async fn a_serialization_failure_that_citus_hides_is_retried() {
+async fn a_serialization_failure_reported_by_citus_is_retried() {
     let (db, pool, events) = faults().await;
     let hidden = raise_in_commit("XX000", "could not commit transaction for shard 102008 on at least one active node");
     assert_eq!(call(&pool, &hidden).await.unwrap(), 2);

@@ -1,4 +1,4 @@
-//! Promise 2: a lost conflict is retried, whatever the body did with the error.
+//! Promise 2: a conflict is retried, whatever the body did with the error.
 #![allow(missing_docs)]
 
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -26,25 +26,25 @@ impl From<Error> for Own {
     }
 }
 
-/// Two accounts, and a rival that makes the first `losses` attempts of a call lose.
-struct Scene {
+/// Two accounts, and a rival that provokes a conflict in each of the first `conflicts` attempts of a call.
+struct Fixture {
     db: Database,
     rival: Rival,
-    losses: u32,
+    conflicts: u32,
     attempts: AtomicU32,
-    /// The rival's statement that goes on once this side is rolled back.
+    /// The rival's statement, which continues once the call's transaction is rolled back.
     blocked: Mutex<Option<JoinHandle<Result<(), tokio_postgres::Error>>>>,
 }
 
-impl Scene {
-    async fn new(losses: u32) -> Self {
+impl Fixture {
+    async fn new(conflicts: u32) -> Self {
         let db = Database::create().await;
         db.accounts(2, 100).await;
         let rival = Rival::connect(&db).await;
-        Self { db, rival, losses, attempts: AtomicU32::new(0), blocked: Mutex::default() }
+        Self { db, rival, conflicts, attempts: AtomicU32::new(0), blocked: Mutex::default() }
     }
 
-    /// Loses with 40001: another transaction changes the row that this snapshot has read.
+    /// Fails with 40001: another transaction changes a row that this snapshot has read.
     async fn serialization_failure(&self, tx: &Transaction<'_>) -> Result<(), tokio_postgres::Error> {
         tx.query_one("SELECT cents FROM accounts WHERE id = 1", &[]).await?;
         if self.begin(tx) {
@@ -54,14 +54,14 @@ impl Scene {
         Ok(())
     }
 
-    /// Loses with 40P01: two transactions lock two rows in opposite order.
+    /// Fails with 40P01: two transactions lock two rows in opposite order.
     async fn deadlock(&self, tx: &Transaction<'_>) -> Result<(), tokio_postgres::Error> {
-        let loses = self.begin(tx);
+        let is_provoked = self.begin(tx);
         if let Some(blocked) = self.blocked.lock().await.take() {
             blocked.await.expect("the rival").expect("the rival is never the victim");
         }
         tx.execute("UPDATE accounts SET cents = cents + 10 WHERE id = 1", &[]).await?;
-        if loses {
+        if is_provoked {
             self.rival.run("BEGIN; UPDATE accounts SET cents = cents + 1 WHERE id = 2").await;
             let blocked = self.rival.block_on("UPDATE accounts SET cents = cents + 1 WHERE id = 1; ROLLBACK").await;
             *self.blocked.lock().await = Some(blocked);
@@ -70,7 +70,7 @@ impl Scene {
         Ok(())
     }
 
-    /// Loses with 55P03: the row is locked.
+    /// Fails with 55P03: the row is locked.
     async fn lock_not_available(&self, tx: &Transaction<'_>) -> Result<(), tokio_postgres::Error> {
         if self.begin(tx) {
             self.rival.run("BEGIN; UPDATE accounts SET cents = cents WHERE id = 1").await;
@@ -82,9 +82,10 @@ impl Scene {
         Ok(())
     }
 
+    /// Counts the attempt. Returns whether it shall meet a conflict.
     fn begin(&self, tx: &Transaction<'_>) -> bool {
         self.attempts.store(tx.attempt(), Ordering::Relaxed);
-        tx.attempt() <= self.losses
+        tx.attempt() <= self.conflicts
     }
 
     fn attempts(&self) -> u32 {
@@ -93,107 +94,107 @@ impl Scene {
 }
 
 #[transactional]
-async fn deadlocked(tx: &mut Transaction<'_>, scene: &Scene) -> Result<(), Error> {
-    Ok(scene.deadlock(tx).await?)
+async fn deadlocked(tx: &mut Transaction<'_>, fixture: &Fixture) -> Result<(), Error> {
+    Ok(fixture.deadlock(tx).await?)
 }
 
 #[tokio::test]
-async fn a_transient_deadlock_heals() {
-    let scene = Scene::new(2).await;
-    deadlocked(&scene.db.pool(1), &scene).await.unwrap();
-    assert_eq!(scene.attempts(), 3);
-    assert_eq!((scene.db.cents(1).await, scene.db.cents(2).await), (110, 110));
+async fn a_deadlock_is_retried_until_it_is_gone() {
+    let fixture = Fixture::new(2).await;
+    deadlocked(&fixture.db.pool(1), &fixture).await.unwrap();
+    assert_eq!(fixture.attempts(), 3);
+    assert_eq!((fixture.db.cents(1).await, fixture.db.cents(2).await), (110, 110));
 }
 
 #[tokio::test]
-async fn a_lasting_deadlock_is_returned_after_six_attempts() {
-    let scene = Scene::new(u32::MAX).await;
-    let error = deadlocked(&scene.db.pool(1), &scene).await.unwrap_err();
+async fn a_repeated_deadlock_is_returned_after_six_attempts() {
+    let fixture = Fixture::new(u32::MAX).await;
+    let error = deadlocked(&fixture.db.pool(1), &fixture).await.unwrap_err();
     assert_eq!(classify(&error), Some(Class::Deadlock));
-    assert_eq!(scene.attempts(), 6, "the first attempt and 5 retries");
-    assert_eq!((scene.db.cents(1).await, scene.db.cents(2).await), (100, 100));
+    assert_eq!(fixture.attempts(), 6, "the first attempt and 5 retries");
+    assert_eq!((fixture.db.cents(1).await, fixture.db.cents(2).await), (100, 100));
 }
 
 #[transactional]
-async fn locked_out(tx: &mut Transaction<'_>, scene: &Scene) -> Result<(), Error> {
-    Ok(scene.lock_not_available(tx).await?)
+async fn locked_out(tx: &mut Transaction<'_>, fixture: &Fixture) -> Result<(), Error> {
+    Ok(fixture.lock_not_available(tx).await?)
 }
 
 #[tokio::test]
 async fn a_lock_not_available_is_retried() {
-    let scene = Scene::new(1).await;
-    locked_out(&scene.db.pool(1), &scene).await.unwrap();
-    assert_eq!((scene.attempts(), scene.db.cents(1).await), (2, 110));
+    let fixture = Fixture::new(1).await;
+    locked_out(&fixture.db.pool(1), &fixture).await.unwrap();
+    assert_eq!((fixture.attempts(), fixture.db.cents(1).await), (2, 110));
 }
 
 #[transactional(isolation = "repeatable read")]
-async fn returned(tx: &mut Transaction<'_>, scene: &Scene) -> Result<(), Error> {
-    Ok(scene.serialization_failure(tx).await?)
+async fn returned(tx: &mut Transaction<'_>, fixture: &Fixture) -> Result<(), Error> {
+    Ok(fixture.serialization_failure(tx).await?)
 }
 
 #[transactional(isolation = "repeatable read")]
-async fn swallowed(tx: &mut Transaction<'_>, scene: &Scene) -> Result<(), Error> {
-    let _ = scene.serialization_failure(tx).await;
+async fn swallowed(tx: &mut Transaction<'_>, fixture: &Fixture) -> Result<(), Error> {
+    let _ = fixture.serialization_failure(tx).await;
     Ok(())
 }
 
 #[transactional(isolation = "repeatable read")]
-async fn flattened(tx: &mut Transaction<'_>, scene: &Scene) -> Result<(), Own> {
-    scene.serialization_failure(tx).await.map_err(|error| Own::Flattened(error.to_string()))
+async fn flattened(tx: &mut Transaction<'_>, fixture: &Fixture) -> Result<(), Own> {
+    fixture.serialization_failure(tx).await.map_err(|error| Own::Flattened(error.to_string()))
 }
 
 #[transactional(isolation = "repeatable read")]
-async fn mapped_without_source(tx: &mut Transaction<'_>, scene: &Scene) -> Result<(), Own> {
-    scene.serialization_failure(tx).await.map_err(|_| Own::Opaque)
+async fn mapped_without_source(tx: &mut Transaction<'_>, fixture: &Fixture) -> Result<(), Own> {
+    fixture.serialization_failure(tx).await.map_err(|_| Own::Opaque)
 }
 
 #[transactional(isolation = "repeatable read")]
-async fn hidden_by_the_next_failure(tx: &mut Transaction<'_>, scene: &Scene) -> anyhow::Result<()> {
-    let _ = scene.serialization_failure(tx).await;
+async fn hidden_by_the_next_failure(tx: &mut Transaction<'_>, fixture: &Fixture) -> anyhow::Result<()> {
+    let _ = fixture.serialization_failure(tx).await;
     tx.execute("SELECT 1", &[]).await?;
     Ok(())
 }
 
 #[transactional(isolation = "repeatable read")]
-async fn with_context(tx: &mut Transaction<'_>, scene: &Scene) -> anyhow::Result<()> {
+async fn with_context(tx: &mut Transaction<'_>, fixture: &Fixture) -> anyhow::Result<()> {
     use anyhow::Context;
-    scene.serialization_failure(tx).await.context("moving money")
+    fixture.serialization_failure(tx).await.context("moving money")
 }
 
 #[transactional(isolation = "repeatable read")]
-async fn boxed(tx: &mut Transaction<'_>, scene: &Scene) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
-    Ok(scene.serialization_failure(tx).await?)
+async fn boxed(tx: &mut Transaction<'_>, fixture: &Fixture) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
+    Ok(fixture.serialization_failure(tx).await?)
 }
 
 #[transactional(isolation = "repeatable read")]
-async fn behind_a_savepoint(tx: &mut Transaction<'_>, scene: &Scene) -> Result<(), Error> {
+async fn behind_a_savepoint(tx: &mut Transaction<'_>, fixture: &Fixture) -> Result<(), Error> {
     tx.batch_execute("SAVEPOINT mine").await?;
-    if scene.serialization_failure(tx).await.is_err() {
+    if fixture.serialization_failure(tx).await.is_err() {
         tx.batch_execute("ROLLBACK TO mine").await?;
     }
     Ok(())
 }
 
-/// The first failure is no conflict, and both are handled.
+/// The first failure is not a conflict, and the body handles both.
 #[transactional(isolation = "repeatable read")]
-async fn after_another_failure(tx: &mut Transaction<'_>, scene: &Scene) -> Result<(), Error> {
+async fn after_another_failure(tx: &mut Transaction<'_>, fixture: &Fixture) -> Result<(), Error> {
     tx.batch_execute("SAVEPOINT mine").await?;
     let _ = tx.execute("INSERT INTO accounts VALUES (1, 1)", &[]).await;
     tx.batch_execute("ROLLBACK TO mine").await?;
-    if scene.serialization_failure(tx).await.is_err() {
+    if fixture.serialization_failure(tx).await.is_err() {
         tx.batch_execute("ROLLBACK TO mine").await?;
     }
     Ok(())
 }
 
 #[tokio::test]
-async fn a_lost_conflict_is_retried_whatever_the_body_did_with_the_error() {
+async fn a_conflict_is_retried_whatever_the_body_did_with_the_error() {
     macro_rules! check {
         ($($function:ident),*) => {$(
-            let scene = Scene::new(2).await;
-            $function(&scene.db.pool(1), &scene).await.unwrap();
-            assert_eq!(scene.attempts(), 3, stringify!($function));
-            assert_eq!(scene.db.cents(1).await, 112, stringify!($function));
+            let fixture = Fixture::new(2).await;
+            $function(&fixture.db.pool(1), &fixture).await.unwrap();
+            assert_eq!(fixture.attempts(), 3, stringify!($function));
+            assert_eq!(fixture.db.cents(1).await, 112, stringify!($function));
         )*};
     }
     check!(returned, swallowed, flattened, mapped_without_source, hidden_by_the_next_failure);
@@ -202,22 +203,22 @@ async fn a_lost_conflict_is_retried_whatever_the_body_did_with_the_error() {
 
 #[tokio::test]
 async fn a_swallowed_conflict_is_an_error_once_the_budget_is_spent() {
-    let scene = Scene::new(u32::MAX).await;
-    let error = swallowed(&scene.db.pool(1), &scene).await.unwrap_err();
+    let fixture = Fixture::new(u32::MAX).await;
+    let error = swallowed(&fixture.db.pool(1), &fixture).await.unwrap_err();
     assert!(matches!(error, Error::Aborted { .. }), "{error:?}");
     assert_eq!(classify(&error), Some(Class::Serialization));
-    assert_eq!(scene.attempts(), 6);
-    let scene = Scene::new(u32::MAX).await;
-    let error = behind_a_savepoint(&scene.db.pool(1), &scene).await.unwrap_err();
+    assert_eq!(fixture.attempts(), 6);
+    let fixture = Fixture::new(u32::MAX).await;
+    let error = behind_a_savepoint(&fixture.db.pool(1), &fixture).await.unwrap_err();
     assert_eq!(classify(&error), Some(Class::Serialization));
 }
 
 #[tokio::test]
 async fn the_bodys_own_error_is_returned_once_the_budget_is_spent() {
-    let scene = Scene::new(u32::MAX).await;
-    let error = flattened(&scene.db.pool(1), &scene).await.unwrap_err();
+    let fixture = Fixture::new(u32::MAX).await;
+    let error = flattened(&fixture.db.pool(1), &fixture).await.unwrap_err();
     assert!(matches!(&error, Own::Flattened(text) if text == "db error"), "{error:?}");
-    assert_eq!(scene.attempts(), 6);
+    assert_eq!(fixture.attempts(), 6);
 }
 
 async fn add_ten(client: &impl GenericClient) -> Result<(), tokio_postgres::Error> {
@@ -237,31 +238,31 @@ type Boxed = Box<dyn std::error::Error + Send + Sync>;
 macro_rules! through_a_generic_client {
     ($($function:ident: $error:ty),*) => {
         $(#[transactional(isolation = "repeatable read")]
-        async fn $function(tx: &mut Transaction<'_>, scene: &Scene) -> Result<(), $error> {
+        async fn $function(tx: &mut Transaction<'_>, fixture: &Fixture) -> Result<(), $error> {
             tx.query_one("SELECT cents FROM accounts WHERE id = 1", &[]).await?;
-            if scene.begin(tx) {
-                scene.rival.run("UPDATE accounts SET cents = cents + 1 WHERE id = 1").await;
+            if fixture.begin(tx) {
+                fixture.rival.run("UPDATE accounts SET cents = cents + 1 WHERE id = 1").await;
             }
             Ok(add_ten(&**tx).await?)
         })*
 
         #[tokio::test]
         async fn a_conflict_behind_a_generic_client_is_found_in_the_chain_of_sources() {$(
-            let scene = Scene::new(2).await;
-            $function(&scene.db.pool(1), &scene).await.unwrap();
-            assert_eq!((scene.attempts(), scene.db.cents(1).await), (3, 112), stringify!($function));
+            let fixture = Fixture::new(2).await;
+            $function(&fixture.db.pool(1), &fixture).await.unwrap();
+            assert_eq!((fixture.attempts(), fixture.db.cents(1).await), (3, 112), stringify!($function));
         )*}
     };
 }
 
 through_a_generic_client!(as_enum: Chained, as_anyhow: anyhow::Error, as_box: Boxed, as_runtime: Error);
 
-/// The failing statement is sent first, and only the symptom of its failure is waited for.
+/// The failing statement is sent first, but the body awaits only a later one, which shows the symptom.
 #[transactional(isolation = "repeatable read")]
-async fn only_the_symptom(tx: &mut Transaction<'_>, scene: &Scene) -> Result<Vec<Row>, Error> {
+async fn only_the_symptom(tx: &mut Transaction<'_>, fixture: &Fixture) -> Result<Vec<Row>, Error> {
     tx.query_one("SELECT cents FROM accounts WHERE id = 1", &[]).await?;
-    if scene.begin(tx) {
-        scene.rival.run("UPDATE accounts SET cents = cents + 1 WHERE id = 1").await;
+    if fixture.begin(tx) {
+        fixture.rival.run("UPDATE accounts SET cents = cents + 1 WHERE id = 1").await;
     }
     let mut add = std::pin::pin!(tx.batch_execute("UPDATE accounts SET cents = cents + 10 WHERE id = 1"));
     // Polled once, it is sent.
@@ -270,18 +271,18 @@ async fn only_the_symptom(tx: &mut Transaction<'_>, scene: &Scene) -> Result<Vec
 }
 
 #[tokio::test]
-async fn a_symptom_behind_an_unanswered_statement_is_retried_on_the_smaller_budget() {
-    let scene = Scene::new(1).await;
-    only_the_symptom(&scene.db.pool(1), &scene).await.unwrap();
-    assert_eq!((scene.attempts(), scene.db.cents(1).await), (2, 111));
-    let scene = Scene::new(u32::MAX).await;
-    only_the_symptom(&scene.db.pool(1), &scene).await.unwrap_err();
-    assert_eq!(scene.attempts(), 3, "the first attempt and 2 retries");
+async fn a_symptom_after_a_statement_without_a_reply_is_retried_on_the_smaller_budget() {
+    let fixture = Fixture::new(1).await;
+    only_the_symptom(&fixture.db.pool(1), &fixture).await.unwrap();
+    assert_eq!((fixture.attempts(), fixture.db.cents(1).await), (2, 111));
+    let fixture = Fixture::new(u32::MAX).await;
+    only_the_symptom(&fixture.db.pool(1), &fixture).await.unwrap_err();
+    assert_eq!(fixture.attempts(), 3, "the first attempt and 2 retries");
 }
 
-/// The cause is out of sight, and the statement that nobody waits for comes after the symptom.
+/// The runtime does not see the cause. The statement that the body does not await comes after the symptom.
 #[transactional]
-async fn unanswered_after_the_symptom(tx: &mut Transaction<'_>, attempts: &AtomicU32) -> Result<(), Error> {
+async fn not_awaited_after_the_symptom(tx: &mut Transaction<'_>, attempts: &AtomicU32) -> Result<(), Error> {
     attempts.store(tx.attempt(), Ordering::Relaxed);
     let client: &tokio_postgres::Client = tx;
     let _ = client.batch_execute("SELECT 1 / 0").await;
@@ -292,14 +293,14 @@ async fn unanswered_after_the_symptom(tx: &mut Transaction<'_>, attempts: &Atomi
 }
 
 #[tokio::test]
-async fn a_symptom_before_an_unanswered_statement_is_not_retried() {
-    let scene = Scene::new(0).await;
+async fn a_symptom_before_a_statement_without_a_reply_is_not_retried() {
+    let fixture = Fixture::new(0).await;
     let attempts = AtomicU32::new(0);
-    unanswered_after_the_symptom(&scene.db.pool(1), &attempts).await.unwrap_err();
+    not_awaited_after_the_symptom(&fixture.db.pool(1), &attempts).await.unwrap_err();
     assert_eq!(attempts.load(Ordering::Relaxed), 1);
 }
 
-/// Both are answered, and the symptom is looked at first.
+/// The body awaits both, the symptom first.
 #[transactional(retry_on = ["23505"])]
 async fn symptom_before_cause(tx: &mut Transaction<'_>, attempts: &AtomicU32) -> Result<(), Error> {
     attempts.store(tx.attempt(), Ordering::Relaxed);
@@ -313,18 +314,18 @@ async fn symptom_before_cause(tx: &mut Transaction<'_>, attempts: &AtomicU32) ->
 }
 
 #[tokio::test]
-async fn a_symptom_gives_way_to_its_cause() {
-    let scene = Scene::new(0).await;
+async fn a_symptom_is_replaced_by_its_cause() {
+    let fixture = Fixture::new(0).await;
     let attempts = AtomicU32::new(0);
-    symptom_before_cause(&scene.db.pool(1), &attempts).await.unwrap_err();
-    assert_eq!(attempts.load(Ordering::Relaxed), 3, "retried as the cause is");
+    symptom_before_cause(&fixture.db.pool(1), &attempts).await.unwrap_err();
+    assert_eq!(attempts.load(Ordering::Relaxed), 3, "retried because of the cause");
 }
 
 #[transactional(isolation = "repeatable read")]
-async fn joined(tx: &mut Transaction<'_>, scene: &Scene) -> Result<(), Error> {
+async fn joined(tx: &mut Transaction<'_>, fixture: &Fixture) -> Result<(), Error> {
     tx.query_one("SELECT cents FROM accounts WHERE id = 1", &[]).await?;
-    if scene.begin(tx) {
-        scene.rival.run("UPDATE accounts SET cents = cents + 1 WHERE id = 1").await;
+    if fixture.begin(tx) {
+        fixture.rival.run("UPDATE accounts SET cents = cents + 1 WHERE id = 1").await;
     }
     tokio::try_join!(
         tx.execute("UPDATE accounts SET cents = cents + 10 WHERE id = 1", &[]),
@@ -335,10 +336,10 @@ async fn joined(tx: &mut Transaction<'_>, scene: &Scene) -> Result<(), Error> {
 }
 
 #[tokio::test]
-async fn statements_that_are_joined_are_retried() {
-    let scene = Scene::new(2).await;
-    joined(&scene.db.pool(1), &scene).await.unwrap();
-    assert_eq!((scene.attempts(), scene.db.cents(1).await), (3, 112));
+async fn a_conflict_of_joined_statements_is_retried() {
+    let fixture = Fixture::new(2).await;
+    joined(&fixture.db.pool(1), &fixture).await.unwrap();
+    assert_eq!((fixture.attempts(), fixture.db.cents(1).await), (3, 112));
 }
 
 #[transactional(isolation = "serializable")]
@@ -354,7 +355,7 @@ async fn go_off_duty(tx: &mut Transaction<'_>, id: i32, barrier: &tokio::sync::B
     Ok(true)
 }
 
-/// Write skew: each reads what the other writes. One of them fails, at its UPDATE or at its COMMIT.
+/// Write skew: each transaction reads what the other writes. One of them fails, at its UPDATE or at its COMMIT.
 #[tokio::test]
 async fn write_skew_under_serializable_leaves_one_on_duty() {
     let db = Database::create().await;
@@ -363,17 +364,17 @@ async fn write_skew_under_serializable_leaves_one_on_duty() {
     for _ in 0..10 {
         db.setup("UPDATE doctors SET on_duty = true").await;
         let (one, two) = tokio::join!(go_off_duty(&pool, 1, &barrier), go_off_duty(&pool, 2, &barrier));
-        assert_ne!(one.unwrap(), two.unwrap(), "one went, the other found that it may not");
+        assert_ne!(one.unwrap(), two.unwrap(), "one went off duty, and the other found that it may not");
         assert_eq!(db.value::<i64>("SELECT count(*) FROM doctors WHERE on_duty").await, 1);
     }
 }
 
-/// The driver looks the column's type up after the statement, and so the statement's failure shows as a symptom.
+/// The driver looks up the column's type after it has sent the statement, so only a symptom of its failure is returned.
 #[transactional(isolation = "repeatable read")]
-async fn of_a_new_type(tx: &mut Transaction<'_>, scene: &Scene, raw: bool) -> Result<(), Error> {
+async fn of_a_new_type(tx: &mut Transaction<'_>, fixture: &Fixture, raw: bool) -> Result<(), Error> {
     tx.query_one("SELECT cents FROM accounts WHERE id = 1", &[]).await?;
-    if scene.begin(tx) {
-        scene.rival.run("UPDATE accounts SET cents = cents + 1 WHERE id = 1").await;
+    if fixture.begin(tx) {
+        fixture.rival.run("UPDATE accounts SET cents = cents + 1 WHERE id = 1").await;
     }
     let sql = "UPDATE accounts SET cents = cents + $1 WHERE id = 1 RETURNING 'glad'::mood";
     let add: (&(dyn ToSql + Sync), Type) = (&10_i64, Type::INT8);
@@ -386,11 +387,11 @@ async fn of_a_new_type(tx: &mut Transaction<'_>, scene: &Scene, raw: bool) -> Re
 }
 
 #[tokio::test]
-async fn a_conflict_behind_the_look_up_of_a_type_is_retried() {
+async fn a_conflict_hidden_by_a_type_look_up_is_retried() {
     for raw in [false, true] {
-        let scene = Scene::new(1).await;
-        scene.db.setup("CREATE TYPE mood AS ENUM ('glad')").await;
-        of_a_new_type(&scene.db.pool(1), &scene, raw).await.unwrap();
-        assert_eq!((scene.attempts(), scene.db.cents(1).await), (2, 111));
+        let fixture = Fixture::new(1).await;
+        fixture.db.setup("CREATE TYPE mood AS ENUM ('glad')").await;
+        of_a_new_type(&fixture.db.pool(1), &fixture, raw).await.unwrap();
+        assert_eq!((fixture.attempts(), fixture.db.cents(1).await), (2, 111));
     }
 }
