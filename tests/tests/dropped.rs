@@ -1,4 +1,4 @@
-//! Promise 5: dropping the future at any await is safe.
+//! Promise 5: a call can be dropped at any await. The next borrower of its connection never sees its transaction.
 #![allow(missing_docs)]
 
 use std::future::Future;
@@ -8,6 +8,7 @@ use std::time::Duration;
 use bb8_postgres::PostgresConnectionManager;
 use futures_util::poll;
 use retry_runtime::{Error, Pool, Transaction, WithCancel, transactional};
+use retry_tests::calls::dropped_after;
 use retry_tests::events::Events;
 use retry_tests::rival::{pid, wait_until};
 use retry_tests::{Database, connect};
@@ -34,18 +35,6 @@ async fn look(tx: &mut Transaction<'_>) -> Result<(i64, i32), Error> {
     Ok((total, pid(tx).await))
 }
 
-/// Polls a call `polls` times and drops it. `true`: it was done before.
-async fn dropped_after<T>(call: impl Future<Output = T>, polls: u32) -> bool {
-    let mut call = pin!(call);
-    for _ in 0..polls {
-        if poll!(call.as_mut()).is_ready() {
-            return true;
-        }
-        tokio::time::sleep(Duration::from_millis(1)).await;
-    }
-    false
-}
-
 fn bb8(db: &Database) -> bb8::Pool<PostgresConnectionManager<NoTls>> {
     let manager = PostgresConnectionManager::new(db.config().clone(), NoTls);
     bb8::Pool::builder().max_size(1).test_on_check_out(false).build_unchecked(manager)
@@ -56,9 +45,9 @@ async fn is_idle(client: &Client) -> bool {
     messages.iter().any(|message| matches!(message, SimpleQueryMessage::Row(row) if row.get(0) == Some("t")))
 }
 
-/// Every point of a call, again and again: the next borrower finds a session that is idle and outside of any
-/// transaction, and nothing of what was abandoned.
-async fn abandon_calls(db: &Database, pool: &impl Pool, nap: &str, rounds: u32) {
+/// Drops calls at every point. The next borrower must find a session that is idle and outside any transaction, and nothing
+/// that a dropped call wrote.
+async fn drop_calls(db: &Database, pool: &impl Pool, nap: &str, rounds: u32) {
     for round in 0..rounds {
         let polls = round / 2 % 12;
         db.setup("UPDATE accounts SET cents = 100").await;
@@ -77,25 +66,25 @@ async fn abandon_calls(db: &Database, pool: &impl Pool, nap: &str, rounds: u32) 
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn the_next_borrower_of_a_deadpool_is_never_harmed() {
+async fn the_next_borrower_from_deadpool_never_sees_a_dropped_transaction() {
     let db = Database::create().await;
     db.accounts(2, 100).await;
-    abandon_calls(&db, &db.pool(1), "0.004", 48).await;
+    drop_calls(&db, &db.pool(1), "0.004", 48).await;
     let with_cancel = WithCancel::new(db.pool(1), db.config().clone(), NoTls);
-    abandon_calls(&db, &with_cancel, "0.004", 48).await;
-    abandon_calls(&db, &with_cancel, "0.02", 48).await;
+    drop_calls(&db, &with_cancel, "0.004", 48).await;
+    drop_calls(&db, &with_cancel, "0.02", 48).await;
 }
 
 #[tokio::test]
-async fn the_next_borrower_of_a_bb8_pool_is_never_harmed() {
+async fn the_next_borrower_from_bb8_never_sees_a_dropped_transaction() {
     let db = Database::create().await;
     db.accounts(2, 100).await;
-    abandon_calls(&db, &bb8(&db), "0.004", 48).await;
-    abandon_calls(&db, &WithCancel::new(bb8(&db), db.config().clone(), NoTls), "0.02", 48).await;
+    drop_calls(&db, &bb8(&db), "0.004", 48).await;
+    drop_calls(&db, &WithCancel::new(bb8(&db), db.config().clone(), NoTls), "0.02", 48).await;
 }
 
-/// Drops a call in the middle of its half-minute's sleep.
-async fn abandon_a_long_statement(db: &Database, pool: &impl Pool) {
+/// Drops a call while it sleeps for 30 seconds on the server.
+async fn drop_in_a_long_statement(db: &Database, pool: &impl Pool) {
     let observer = db.client().await;
     let mut call = pin!(empty_accounts(pool, "30"));
     loop {
@@ -108,7 +97,7 @@ async fn abandon_a_long_statement(db: &Database, pool: &impl Pool) {
 }
 
 #[tokio::test]
-async fn a_long_statement_is_cancelled_and_its_connection_kept() {
+async fn with_cancel_a_long_statement_is_cancelled_and_its_connection_kept() {
     let db = Database::create().await;
     db.accounts(2, 100).await;
     for bb8_pool in [false, true] {
@@ -119,7 +108,7 @@ async fn a_long_statement_is_cancelled_and_its_connection_kept() {
             std::sync::Arc::new(WithCancel::new(db.pool(1), db.config().clone(), NoTls))
         };
         let (_, before) = look(&pool).await.unwrap();
-        abandon_a_long_statement(&db, &pool).await;
+        drop_in_a_long_statement(&db, &pool).await;
         assert_eq!(look(&pool).await.unwrap(), (200, before), "the same connection");
         assert_eq!(db.open_transactions().await, 0, "no lock is left");
         assert_eq!(events.all().len(), 0, "{events:?}");
@@ -127,7 +116,7 @@ async fn a_long_statement_is_cancelled_and_its_connection_kept() {
 }
 
 #[tokio::test]
-async fn without_a_cancel_the_connection_of_a_long_statement_is_closed() {
+async fn without_cancel_the_connection_of_a_long_statement_is_closed() {
     let db = Database::create().await;
     db.accounts(2, 100).await;
     for bb8_pool in [false, true] {
@@ -135,24 +124,24 @@ async fn without_a_cancel_the_connection_of_a_long_statement_is_closed() {
         let pool: std::sync::Arc<dyn Pool> =
             if bb8_pool { std::sync::Arc::new(bb8(&db)) } else { std::sync::Arc::new(db.pool(1)) };
         let (_, before) = look(&pool).await.unwrap();
-        abandon_a_long_statement(&db, &pool).await;
-        // The look does not see what is not committed; its connection is another one.
+        drop_in_a_long_statement(&db, &pool).await;
+        // This runs on another connection, and does not see what is not committed.
         let (total, after) = look(&pool).await.unwrap();
         assert_eq!(total, 200);
         assert_ne!(before, after);
         assert_eq!(events.of("connection discarded").len(), 1, "{events:?}");
-        // The server knows nothing of it and sleeps on.
+        // The server has not noticed, and still sleeps.
         retry_tests::rival::terminate(&db.client().await, before).await;
     }
 }
 
 #[tokio::test]
-async fn a_session_that_is_ended_meanwhile_is_closed() {
+async fn a_session_that_is_terminated_during_the_clean_up_is_closed() {
     let db = Database::create().await;
     db.accounts(2, 100).await;
     let pool = db.pool(1);
     let (_, before) = look(&pool).await.unwrap();
-    abandon_a_long_statement(&db, &pool).await;
+    drop_in_a_long_statement(&db, &pool).await;
     retry_tests::rival::terminate(&db.client().await, before).await;
     let (total, after) = look(&pool).await.unwrap();
     assert_eq!(total, 200);
@@ -176,14 +165,14 @@ async fn slow_commits(db: &Database) {
     .await;
 }
 
-async fn abandon_in_commit(pool: &impl Pool, observer: &Client, id: i64) {
+async fn drop_in_commit(pool: &impl Pool, observer: &Client, id: i64) {
     let mut call = pin!(slow_commit(pool, id));
     while !is_committing(observer).await {
         assert!(poll!(call.as_mut()).is_pending());
     }
 }
 
-/// Whether a COMMIT of [`slow_commit`] is under way.
+/// Whether a COMMIT of [`slow_commit`] is running.
 async fn is_committing(observer: &Client) -> bool {
     let committing = "SELECT 1 FROM pg_stat_activity WHERE query LIKE '%COMMIT' AND wait_event = 'PgSleep'
                       AND datname = current_database()";
@@ -191,20 +180,20 @@ async fn is_committing(observer: &Client) -> bool {
 }
 
 #[tokio::test]
-async fn a_call_dropped_in_commit_is_let_finish_and_reported() {
+async fn the_commit_of_a_dropped_call_runs_to_its_end_and_is_reported() {
     let db = Database::create().await;
     slow_commits(&db).await;
     let observer = db.client().await;
-    // Even where it could be cancelled.
+    // Even though this source could cancel it.
     let pool = WithCancel::new(db.pool(1), db.config().clone(), NoTls);
     let backend = pid(pool.get().await.unwrap().client()).await;
     for (id, outcome, rows) in [(1, "committed", 1_i64), (-1, "rolled back", 1), (2, "committed", 2)] {
         let events = Events::capture();
-        abandon_in_commit(&pool, &observer, id).await;
+        drop_in_commit(&pool, &observer, id).await;
         let session = pool.get().await.unwrap();
         assert_eq!(pid(session.client()).await, backend, "the connection is kept");
-        let left = events.of("call dropped in commit");
-        assert_eq!((left.len(), left[0]["outcome"].as_str()), (1, outcome), "{events:?}");
+        let reports = events.of("call dropped in commit");
+        assert_eq!((reports.len(), reports[0]["outcome"].as_str()), (1, outcome), "{events:?}");
         assert_eq!(db.value::<i64>("SELECT count(*) FROM slow").await, rows);
     }
 }
@@ -219,8 +208,8 @@ fn runtime() -> Runtime {
     tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap()
 }
 
-/// Drops a call in its middle, outside of any runtime: the one that ran it is `gone`, or stands still. Nothing can clean
-/// up: the connection is closed, and the server rolls back.
+/// Drops a call in its body, outside any Tokio runtime. The runtime that ran it is `gone`, or is not running. No task can
+/// clean up, so the connection must be closed, and the server rolls back.
 fn drop_outside_of_a_runtime<P: Pool>(make_pool: impl FnOnce(&Database) -> P, gone: bool, check: impl FnOnce(&P)) {
     let (outer, mut inner) = (runtime(), Some(runtime()));
     let db = outer.block_on(async {
@@ -249,7 +238,7 @@ fn drop_outside_of_a_runtime<P: Pool>(make_pool: impl FnOnce(&Database) -> P, go
     }
     drop(call);
     assert_eq!(events.of("connection discarded").len(), 1, "{events:?}");
-    // The connection's own task has to end too, where there still is one.
+    // If the runtime still exists, the connection's own task has to end too.
     inner.as_ref().unwrap_or(&outer).block_on(async {
         let observer = db.client().await;
         let ended = "SELECT NOT EXISTS (SELECT FROM pg_stat_activity WHERE pid = $1)";
@@ -262,40 +251,40 @@ fn drop_outside_of_a_runtime<P: Pool>(make_pool: impl FnOnce(&Database) -> P, go
 }
 
 #[test]
-fn a_call_dropped_after_its_runtime_closes_the_connection() {
+fn a_call_dropped_outside_its_runtime_closes_the_connection() {
     for gone in [true, false] {
         drop_outside_of_a_runtime(
             |db| db.pool(1),
             gone,
             |pool| {
-                assert_eq!(pool.status().size, 0, "the pool does not have it either");
+                assert_eq!(pool.status().size, 0, "the pool has dropped it too");
             },
         );
     }
 }
 
-/// A pool of bb8 replaces a lost connection by a task.
+/// A pool of bb8 spawns a task to replace a closed connection.
 #[test]
-fn a_call_dropped_after_its_runtime_does_not_panic_in_a_pool_that_spawns() {
+fn a_call_dropped_outside_its_runtime_does_not_panic_if_the_pool_spawns() {
     for gone in [true, false] {
         let with_min_idle = |db: &Database| {
             let manager = PostgresConnectionManager::new(db.config().clone(), NoTls);
             bb8::Pool::builder().max_size(1).min_idle(1).build_unchecked(manager)
         };
         drop_outside_of_a_runtime(with_min_idle, gone, |pool| {
-            assert_eq!(pool.state().connections, u32::from(!gone), "replaced, if anything runs");
+            assert_eq!(pool.state().connections, u32::from(!gone), "replaced if the runtime exists");
         });
     }
 }
 
 #[transactional]
-async fn outer_that_goes_on(tx: &mut Transaction<'_>, observer: &Client) -> Result<(), Error> {
+async fn outer_that_continues(tx: &mut Transaction<'_>, observer: &Client) -> Result<(), Error> {
     let own = pid(tx).await;
     {
         let mut inner = pin!(empty_accounts(&mut *tx, "30"));
         let sleeping = wait_until(observer, "wait_event = 'PgSleep'", own);
         tokio::select! {
-            _ = &mut inner => unreachable!("it sleeps for longer"),
+            _ = &mut inner => unreachable!("it sleeps longer than the test"),
             () = sleeping => {}
         }
     }
@@ -305,15 +294,15 @@ async fn outer_that_goes_on(tx: &mut Transaction<'_>, observer: &Client) -> Resu
 }
 
 #[tokio::test]
-async fn an_inner_call_that_is_dropped_leaves_the_outer_one_usable() {
+async fn a_dropped_nested_call_leaves_the_outer_one_usable() {
     let db = Database::create().await;
     db.accounts(2, 100).await;
-    outer_that_goes_on(&db.pool(1), &db.client().await).await.unwrap();
+    outer_that_continues(&db.pool(1), &db.client().await).await.unwrap();
     assert_eq!((db.cents(1).await, db.cents(2).await), (101, 100));
 }
 
 #[tokio::test]
-async fn a_call_dropped_in_commit_on_a_lone_client_is_reported() {
+async fn a_call_dropped_in_commit_on_a_client_is_reported() {
     let db = Database::create().await;
     slow_commits(&db).await;
     let (mut client, observer) = (db.client().await, db.client().await);
@@ -325,29 +314,29 @@ async fn a_call_dropped_in_commit_on_a_lone_client_is_reported() {
                 assert!(poll!(call.as_mut()).is_pending());
             }
         }
-        assert!(is_idle(&client).await, "whatever came before is answered");
-        let left = events.of("call dropped in commit");
-        assert_eq!((left.len(), left[0]["outcome"].as_str()), (1, outcome), "{events:?}");
+        assert!(is_idle(&client).await, "every earlier statement has its reply");
+        let reports = events.of("call dropped in commit");
+        assert_eq!((reports.len(), reports[0]["outcome"].as_str()), (1, outcome), "{events:?}");
     }
 }
 
-/// No runtime is left to wait for the reply: the outcome is unknown, and that is told.
+/// No runtime is left to wait for the reply, so the outcome is reported as unknown.
 #[test]
-fn a_call_dropped_in_commit_after_its_runtime_is_reported() {
+fn a_call_dropped_in_commit_after_its_runtime_is_reported_as_unknown() {
     let outer = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     let db = outer.block_on(async {
         let db = Database::create().await;
         slow_commits(&db).await;
         db
     });
-    for lone in [false, true] {
+    for on_client in [false, true] {
         let inner = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         let (pool, mut client) = (db.pool(1), inner.block_on(db.client()));
         let mut call: std::pin::Pin<Box<dyn Future<Output = _>>> =
-            if lone { Box::pin(slow_commit(&mut client, 1)) } else { Box::pin(slow_commit(&pool, 1)) };
+            if on_client { Box::pin(slow_commit(&mut client, 1)) } else { Box::pin(slow_commit(&pool, 1)) };
         inner.block_on(async {
             let observer = connect(db.config()).await;
-            // The one before may still be under way on the server.
+            // The previous commit may still be running on the server.
             while is_committing(&observer).await {}
             while !is_committing(&observer).await {
                 assert!(poll!(call.as_mut()).is_pending());
@@ -356,7 +345,11 @@ fn a_call_dropped_in_commit_after_its_runtime_is_reported() {
         drop(inner);
         let events = Events::capture();
         drop(call);
-        let left = events.of("call dropped in commit");
-        assert_eq!((left.len(), left[0]["outcome"].as_str()), (1, "unknown"), "lone: {lone}: {events:?}");
+        let reports = events.of("call dropped in commit");
+        assert_eq!(
+            (reports.len(), reports[0]["outcome"].as_str()),
+            (1, "unknown"),
+            "on a client: {on_client}: {events:?}"
+        );
     }
 }

@@ -1,4 +1,4 @@
-//! Promise 10: nothing is silent. Every retry, give-up and discarded connection is an event.
+//! Promise 10: every retry, give-up, unknown outcome and discarded connection is an event.
 #![allow(missing_docs)]
 
 use retry_runtime::{Error, Transaction, transactional};
@@ -6,9 +6,9 @@ use retry_tests::events::Events;
 use retry_tests::rival::{Rival, pid, terminate};
 use retry_tests::{Database, FAULT_TABLES};
 
-#[transactional(isolation = "repeatable read", deadlock_retries = 1, jitter = "none", name = "lose")]
-#[tracing::instrument(name = "a span of its own", skip_all)]
-async fn lose(tx: &mut Transaction<'_>, rival: &Rival) -> Result<(), Error> {
+#[transactional(isolation = "repeatable read", deadlock_retries = 1, jitter = "none", name = "conflict")]
+#[tracing::instrument(name = "the body's span", skip_all)]
+async fn conflict(tx: &mut Transaction<'_>, rival: &Rival) -> Result<(), Error> {
     tx.query_one("SELECT cents FROM accounts WHERE id = 1", &[]).await?;
     rival.run("UPDATE accounts SET cents = cents + 1 WHERE id = 1").await;
     tx.execute("UPDATE accounts SET cents = cents + 1 WHERE id = 1", &[]).await?;
@@ -21,7 +21,7 @@ async fn retries_and_give_ups_are_events() {
     db.accounts(1, 100).await;
     let rival = Rival::connect(&db).await;
     let events = Events::capture();
-    lose(&db.pool(1), &rival).await.unwrap_err();
+    conflict(&db.pool(1), &rival).await.unwrap_err();
     let all = events.all();
     assert_eq!(all.len(), 2, "{all:?}");
     let expect = |event: &retry_tests::events::Fields, expected: &[(&str, &str)]| {
@@ -30,7 +30,7 @@ async fn retries_and_give_ups_are_events() {
         }
     };
     let common =
-        [("function", "lose"), ("class", "serialization"), ("sqlstate", "40001"), ("span", "a span of its own")];
+        [("function", "conflict"), ("class", "serialization"), ("sqlstate", "40001"), ("span", "the body's span")];
     expect(&all[0], &common);
     expect(&all[0], &[("message", "retrying"), ("level", "INFO"), ("attempt", "1"), ("delay_us", "1000")]);
     expect(&all[1], &common);
@@ -68,7 +68,7 @@ async fn symptom(tx: &mut Transaction<'_>) -> Result<(), Error> {
 }
 
 #[tokio::test]
-async fn a_retry_for_a_cause_that_was_not_seen_says_so() {
+async fn a_retry_after_an_unseen_cause_has_its_own_class() {
     let db = Database::create().await;
     let events = Events::capture();
     symptom(&db.pool(1)).await.unwrap();
@@ -77,7 +77,7 @@ async fn a_retry_for_a_cause_that_was_not_seen_says_so() {
     assert_eq!((retries[0]["class"].as_str(), retries[0]["sqlstate"].as_str()), ("unseen", "25P02"));
 }
 
-/// Of which the message quotes what it was given.
+/// Fails with a message that quotes a value.
 #[transactional(retries = 1, retry_on = ["22P02", "P0001"], base_delay = "250us", max_delay = "1ms")]
 async fn quotes(tx: &mut Transaction<'_>, sql: &str) -> Result<(), Error> {
     tx.batch_execute(sql).await?;
@@ -91,13 +91,13 @@ async fn quotes_too_late(tx: &mut Transaction<'_>) -> Result<(), Error> {
 }
 
 #[transactional]
-async fn quotes_at_last(tx: &mut Transaction<'_>) -> Result<(), Error> {
+async fn quotes_and_ends_the_session(tx: &mut Transaction<'_>) -> Result<(), Error> {
     tx.batch_execute("SET LOCAL exit_on_error = on; SELECT 's3cret'::int").await?;
     Ok(())
 }
 
 #[tokio::test]
-async fn what_a_message_may_quote_is_in_no_event() {
+async fn no_event_contains_a_message_that_may_quote_values() {
     let db = Database::create().await;
     db.setup(FAULT_TABLES).await;
     let events = Events::capture();
@@ -108,7 +108,7 @@ async fn what_a_message_may_quote_is_in_no_event() {
         quotes(&db.pool(1), sql).await.unwrap_err();
     }
     quotes_too_late(&db.pool(1)).await.unwrap_err();
-    quotes_at_last(&db.pool(1)).await.unwrap_err();
+    quotes_and_ends_the_session(&db.pool(1)).await.unwrap_err();
     for message in ["retrying", "giving up", "deadline exceeded", "commit outcome unknown", "connection discarded"] {
         assert_ne!(events.of(message).len(), 0, "{message}: {events:?}");
     }
@@ -125,7 +125,7 @@ async fn fine(tx: &mut Transaction<'_>) -> Result<(), Error> {
 }
 
 #[tokio::test]
-async fn success_at_the_first_attempt_is_silent() {
+async fn success_at_the_first_attempt_emits_no_event() {
     let db = Database::create().await;
     let events = Events::capture();
     fine(&db.pool(1)).await.unwrap();

@@ -1,4 +1,4 @@
-//! `on_commit` and `on_rollback`.
+//! Hooks: `on_commit` and `on_rollback` run after the outcome is known and the connection is back in its pool.
 #![allow(missing_docs)]
 
 use std::sync::{Arc, Mutex};
@@ -37,10 +37,10 @@ async fn inner(tx: &mut Transaction<'_>, log: &Log, fail: bool) -> Result<(), Er
 }
 
 #[transactional(isolation = "repeatable read")]
-async fn outer(tx: &mut Transaction<'_>, log: &Log, rival: &Rival, losses: u32, fail: bool) -> Result<(), Error> {
+async fn outer(tx: &mut Transaction<'_>, log: &Log, rival: &Rival, conflicts: u32, fail: bool) -> Result<(), Error> {
     watch(tx, log, "outer");
     tx.query_one("SELECT cents FROM accounts WHERE id = 1", &[]).await?;
-    if tx.attempt() <= losses {
+    if tx.attempt() <= conflicts {
         rival.run("UPDATE accounts SET cents = cents + 1 WHERE id = 1").await;
     }
     tx.execute("UPDATE accounts SET cents = cents + 10 WHERE id = 1", &[]).await?;
@@ -82,7 +82,7 @@ async fn uses_the_pool_afterwards(tx: &mut Transaction<'_>, pool: &Pool, fail: b
 }
 
 #[tokio::test]
-async fn hooks_run_with_the_connection_given_back() {
+async fn hooks_run_after_the_connection_is_given_back() {
     let db = Database::create().await;
     db.accounts(1, 100).await;
     db.setup("CREATE TABLE audit (rolled_back bool)").await;

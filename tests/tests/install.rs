@@ -1,4 +1,4 @@
-//! The schema `transactional`: who makes it, and what its absence is like.
+//! `install` and `INSTALL_SQL`: the schema `transactional`, the privileges that it needs, and calls without it.
 #![allow(missing_docs)]
 
 use futures_util::future::{join_all, try_join_all};
@@ -18,22 +18,22 @@ async fn database() -> Database {
     db
 }
 
-/// A role that may not create anything in this database, nor read its tables.
-async fn visitor(db: &Database) -> Config {
+/// A role that may neither create anything in this database nor read its tables.
+async fn unprivileged(db: &Database) -> Config {
     let mut config = db.config().clone();
-    let role = format!("visitor_of_{}", config.get_dbname().unwrap());
+    let role = format!("unprivileged_in_{}", config.get_dbname().unwrap());
     db.setup(&format!("CREATE ROLE {role} LOGIN")).await;
     config.user(&role);
     config
 }
 
-async fn leave(db: &Database, visitor: &Config) {
-    let role = visitor.get_user().unwrap();
+async fn drop_role(db: &Database, unprivileged: &Config) {
+    let role = unprivileged.get_user().unwrap();
     db.setup(&format!("DROP OWNED BY {role}; DROP ROLE {role}")).await;
 }
 
 #[tokio::test]
-async fn every_process_may_install_at_the_same_time() {
+async fn concurrent_installs_succeed() {
     let db = database().await;
     for nothing in ["DROP SCHEMA IF EXISTS transactional CASCADE", "DROP TABLE transactional.commits"] {
         for _ in 0..10 {
@@ -44,30 +44,30 @@ async fn every_process_may_install_at_the_same_time() {
         }
     }
     db.setup(INSTALL_SQL).await;
-    assert!(db.value::<i64>("SELECT count(*) FROM transactional.commits").await > 0, "a migration changes nothing");
+    assert!(db.value::<i64>("SELECT count(*) FROM transactional.commits").await > 0, "running it again keeps the rows");
 }
 
 #[tokio::test]
-async fn what_is_there_needs_no_privilege_to_make() {
+async fn install_needs_no_privilege_for_what_exists() {
     let db = database().await;
-    let visitor = visitor(&db).await;
-    let role = visitor.get_user().unwrap();
-    let client = connect(&visitor).await;
+    let unprivileged = unprivileged(&db).await;
+    let role = unprivileged.get_user().unwrap();
+    let client = connect(&unprivileged).await;
     assert!(install(&client).await.is_err(), "it may not create a schema");
     db.setup(&format!("CREATE SCHEMA transactional; GRANT CREATE, USAGE ON SCHEMA transactional TO {role}")).await;
     install(&client).await.unwrap();
     db.setup(&format!("REVOKE CREATE ON SCHEMA transactional FROM {role}")).await;
     install(&client).await.unwrap();
-    leave(&db, &visitor).await;
+    drop_role(&db, &unprivileged).await;
 }
 
-/// `INSERT` rides with `COMMIT`, and yet the outcome is known.
+/// `INSERT` and `COMMIT` travel in one message, but the outcome is known.
 #[tokio::test]
 async fn without_the_table_a_call_is_rolled_back() {
     let db = database().await;
-    let visitor = visitor(&db).await;
-    let role = visitor.get_user().unwrap();
-    let pool = retry_tests::pool(&visitor, 1);
+    let unprivileged = unprivileged(&db).await;
+    let role = unprivileged.get_user().unwrap();
+    let pool = retry_tests::pool(&unprivileged, 1);
     db.setup(&format!("GRANT INSERT ON done TO {role}")).await;
     for (make, code) in [
         ("SELECT", "42P01"),
@@ -85,5 +85,5 @@ async fn without_the_table_a_call_is_rolled_back() {
     assert_eq!(db.value::<i64>("SELECT count(*) FROM done").await, 0);
     db.setup(&format!("GRANT SELECT, INSERT ON transactional.commits TO {role}")).await;
     assert_eq!(by_token(&pool).await.unwrap(), 1);
-    leave(&db, &visitor).await;
+    drop_role(&db, &unprivileged).await;
 }

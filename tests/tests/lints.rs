@@ -1,4 +1,4 @@
-//! The expansion raises no lint, in any form. `cargo clippy` is what runs this test.
+//! The expansion triggers no lint, whatever the function looks like. `cargo clippy` runs this test.
 
 #![deny(
     warnings,
@@ -24,7 +24,7 @@ type Outcome<T> = Result<T, Error>;
 const LIMIT: u32 = 3;
 const DELAY: Duration = Duration::from_millis(2);
 
-const fn is_lost(error: &Error) -> bool {
+const fn is_pool_error(error: &Error) -> bool {
     matches!(error, Error::Pool(_))
 }
 
@@ -41,7 +41,7 @@ const fn is_lost(error: &Error) -> bool {
     statement_timeout = "1s",
     lock_timeout = "1500us",
     idle_timeout = "1m",
-    retry_if = is_lost,
+    retry_if = is_pool_error,
     retry_on = ["23505"],
     deadline = "1s",
     unknown_commit = "retry",
@@ -60,7 +60,7 @@ async fn one_line_pipelined(tx: &Transaction<'_>, ids: Vec<i64>) -> Outcome<usiz
     Ok(ids.len() + usize::from(tx.attempt() > 1))
 }
 
-#[transactional(retry_if = |error| !is_lost(error))]
+#[transactional(retry_if = |error| !is_pool_error(error))]
 async fn one_line(tx: &Transaction<'_>) -> Outcome<u32> {
     Ok(tx.attempt())
 }
@@ -84,7 +84,7 @@ async fn attributes(
     Ok(count)
 }
 
-/// What should fire in a body still does, at its line: an expectation that is not met would be a warning.
+/// Lints in a body still fire, at their line. An unfulfilled expectation would be a warning.
 #[transactional]
 async fn lints_in_the_body(tx: &Transaction<'_>) -> Outcome<usize> {
     #[expect(unused_variables)]
@@ -96,7 +96,7 @@ async fn lints_in_the_body(tx: &Transaction<'_>) -> Outcome<usize> {
     Ok(all.len())
 }
 
-/// What should fire at the whole function still does.
+/// Lints of the whole function still fire.
 #[expect(dead_code)]
 #[transactional]
 async fn never_called(_: &Transaction<'_>) -> Outcome<u32> {
@@ -219,9 +219,9 @@ impl Ledger for Bank {
     }
 }
 
-/// Names all the others, as `dead_code` is denied too.
+/// Calls all functions above, because `dead_code` is denied too.
 #[test]
-fn every_form_is_clean() {
+fn the_expansion_triggers_no_lint() {
     let calls = async |bank: Bank| {
         let pool = &bank.pool;
         all_options(pool, 1).await?;
