@@ -1,5 +1,6 @@
-//! The fault table, first part: what happens to one session of a server that goes on. See `outages.rs` for whole
-//! servers, `standby.rs` for failovers and `pgbouncer.rs` for a pooler in between.
+//! Faults of a single session while its server keeps running: terminated and cancelled sessions, timeouts, conflicts in
+//! COMMIT, cut connections. See `outages.rs` for faults of servers, `standby.rs` for failover and `pgbouncer.rs` for a
+//! pooler in between.
 #![allow(missing_docs)]
 
 use std::time::Duration;
@@ -7,44 +8,35 @@ use std::time::Duration;
 use deadpool_postgres::Pool;
 use retry_runtime::{Class, Error, Phase, Transaction, classify, transactional};
 use retry_tests::events::Events;
-use retry_tests::first_attempt_runs;
 use retry_tests::proxy::{Cut, Fault, Proxy};
 use retry_tests::rival::{Rival, pid, terminate};
-use retry_tests::{Database, pool};
+use retry_tests::{Database, FAULT_TABLES, SLEEP, SLEEP_IN_COMMIT, first_attempt_runs, pool};
 use tokio_postgres::Client;
 
-/// A row in `at_commit` is a statement that runs in COMMIT.
-const TABLES: &str = "
-    CREATE TABLE done (attempt int);
-    CREATE TABLE slots (id int UNIQUE DEFERRABLE INITIALLY DEFERRED);
-    CREATE TABLE at_commit (sql text);
-    CREATE FUNCTION at_commit() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN EXECUTE NEW.sql; RETURN NULL; END';
-    CREATE CONSTRAINT TRIGGER at_commit AFTER INSERT ON at_commit DEFERRABLE INITIALLY DEFERRED
-        FOR EACH ROW EXECUTE FUNCTION at_commit()";
+/// The constraint is checked in COMMIT.
+const SLOTS: &str = "CREATE TABLE slots (id int UNIQUE DEFERRABLE INITIALLY DEFERRED)";
 
-const SLEEP: &str = "SELECT pg_sleep(60)";
-const SLEEP_IN_COMMIT: &str = "INSERT INTO at_commit VALUES ('SELECT pg_sleep(60)')";
-
-/// Two accounts, a pool of one connection, and somebody who looks on.
-struct Scene {
+/// Two accounts, a pool of one connection, and a connection that observes.
+struct Fixture {
     db: Database,
     pool: Pool,
     observer: Client,
     events: Events,
 }
 
-impl Scene {
+impl Fixture {
     async fn new() -> Self {
         let db = Database::create().await;
         db.accounts(2, 100).await;
-        db.setup(TABLES).await;
+        db.setup(FAULT_TABLES).await;
+        db.setup(SLOTS).await;
         let (pool, observer) = (db.pool(1), db.client().await);
         Self { db, pool, observer, events: Events::capture() }
     }
 
-    /// Runs a call, and a function of the server on its session once that waits for `event`.
-    async fn strike<T>(&self, call: impl Future<Output = T>, event: &str, function: &str) -> T {
-        let strike = async {
+    /// Runs a call. Once its session waits for `event`, applies a function such as `pg_terminate_backend` to the session.
+    async fn interrupt<T>(&self, call: impl Future<Output = T>, event: &str, function: &str) -> T {
+        let interrupt = async {
             let sql = format!(
                 "SELECT {function}(pid) FROM pg_stat_activity
                  WHERE datname = current_database() AND wait_event = '{event}'"
@@ -53,24 +45,24 @@ impl Scene {
                 tokio::time::sleep(Duration::from_millis(1)).await;
             }
         };
-        let both = async { tokio::join!(call, strike).0 };
-        tokio::time::timeout(Duration::from_secs(30), both).await.expect("a call that ends")
+        let both = async { tokio::join!(call, interrupt).0 };
+        tokio::time::timeout(Duration::from_secs(30), both).await.expect("the call hangs")
     }
 
     async fn rows(&self) -> i64 {
         self.db.value("SELECT count(*) FROM done").await
     }
 
-    /// The second attempt has succeeded, on another connection; the first one's was not given back.
-    async fn assert_healed_elsewhere(&self, attempt: Result<u32, Error>) {
+    /// The second attempt succeeded on another connection, and the connection of the first was discarded.
+    async fn assert_replaced(&self, attempt: Result<u32, Error>) {
         assert_eq!((attempt.unwrap(), self.rows().await), (2, 1));
         assert_eq!(self.events.of("retrying")[0]["class"], "connection");
         assert_eq!(self.events.of("connection discarded").len(), 1, "{:?}", self.events);
         assert_eq!((self.pool.status().size, self.pool.status().available), (1, 1));
     }
 
-    /// The call has failed once and for all with this code; nothing is committed, and its session is as good as new.
-    async fn assert_refused(&self, attempt: Result<u32, Error>, code: &str, class: Class) {
+    /// The call failed with this code and was not retried. Nothing is committed, and its connection is still usable.
+    async fn assert_final(&self, attempt: Result<u32, Error>, code: &str, class: Class) {
         let error = attempt.unwrap_err();
         let Error::Postgres(source) = &error else { panic!("{error:?}") };
         assert_eq!(source.code().expect(code).code(), code);
@@ -94,19 +86,19 @@ first_attempt_runs! {
 }
 
 #[tokio::test]
-async fn a_session_that_is_ended_in_a_statement_is_replaced() {
-    let scene = Scene::new().await;
-    let attempt = scene.strike(call(&scene.pool, SLEEP), "PgSleep", "pg_terminate_backend").await;
-    scene.assert_healed_elsewhere(attempt).await;
-    assert_eq!(scene.events.of("retrying")[0]["sqlstate"], "57P01");
+async fn a_session_terminated_in_a_statement_is_replaced() {
+    let fixture = Fixture::new().await;
+    let attempt = fixture.interrupt(call(&fixture.pool, SLEEP), "PgSleep", "pg_terminate_backend").await;
+    fixture.assert_replaced(attempt).await;
+    assert_eq!(fixture.events.of("retrying")[0]["sqlstate"], "57P01");
 }
 
 #[transactional]
-async fn ended_before_commit(tx: &mut Transaction<'_>, observer: &Client) -> Result<u32, Error> {
+async fn terminated_before_commit(tx: &mut Transaction<'_>, observer: &Client) -> Result<u32, Error> {
     tx.batch_execute("INSERT INTO done VALUES (1)").await?;
     if tx.attempt() == 1 {
         terminate(observer, pid(tx).await).await;
-        // Until the driver knows, COMMIT could still leave, and its outcome would be unknown.
+        // Until the driver notices, COMMIT could still be sent, and its outcome would be unknown.
         while !tx.is_closed() {
             tokio::time::sleep(Duration::from_millis(1)).await;
         }
@@ -115,49 +107,49 @@ async fn ended_before_commit(tx: &mut Transaction<'_>, observer: &Client) -> Res
 }
 
 #[tokio::test]
-async fn a_session_that_is_ended_before_commit_is_replaced() {
-    let scene = Scene::new().await;
-    let attempt = ended_before_commit(&scene.pool, &scene.observer).await;
-    scene.assert_healed_elsewhere(attempt).await;
+async fn a_session_terminated_before_commit_is_replaced() {
+    let fixture = Fixture::new().await;
+    let attempt = terminated_before_commit(&fixture.pool, &fixture.observer).await;
+    fixture.assert_replaced(attempt).await;
 }
 
-/// The server says so itself: nothing is unknown about this COMMIT.
+/// The server reports the termination, so the outcome of this COMMIT is known.
 #[tokio::test]
-async fn a_session_that_is_ended_in_commit_is_replaced() {
-    let scene = Scene::new().await;
-    let attempt = scene.strike(call(&scene.pool, SLEEP_IN_COMMIT), "PgSleep", "pg_terminate_backend").await;
-    scene.assert_healed_elsewhere(attempt).await;
-    assert_eq!(scene.events.of("retrying")[0]["sqlstate"], "57P01");
-    assert_eq!(scene.events.of("commit outcome unknown").len(), 0, "{:?}", scene.events);
+async fn a_session_terminated_in_commit_is_replaced() {
+    let fixture = Fixture::new().await;
+    let attempt = fixture.interrupt(call(&fixture.pool, SLEEP_IN_COMMIT), "PgSleep", "pg_terminate_backend").await;
+    fixture.assert_replaced(attempt).await;
+    assert_eq!(fixture.events.of("retrying")[0]["sqlstate"], "57P01");
+    assert_eq!(fixture.events.of("commit outcome unknown").len(), 0, "{:?}", fixture.events);
 }
 
 #[tokio::test]
-async fn a_commit_that_is_cancelled_is_rolled_back_and_final() {
-    let scene = Scene::new().await;
-    let attempt = scene.strike(call(&scene.pool, SLEEP_IN_COMMIT), "PgSleep", "pg_cancel_backend").await;
-    scene.assert_refused(attempt, "57014", Class::Fatal).await;
+async fn a_cancelled_commit_is_rolled_back_and_not_retried() {
+    let fixture = Fixture::new().await;
+    let attempt = fixture.interrupt(call(&fixture.pool, SLEEP_IN_COMMIT), "PgSleep", "pg_cancel_backend").await;
+    fixture.assert_final(attempt, "57014", Class::Fatal).await;
 }
 
-/// At any time around COMMIT: `Ok` where it is committed, and only there.
+/// Sessions are terminated at random times around COMMIT. A call that returns `Ok` is committed, and once.
 #[tokio::test]
-async fn sessions_that_are_ended_at_random_commit_once() {
-    let scene = Scene::new().await;
+async fn calls_whose_sessions_are_terminated_at_random_commit_once() {
+    let fixture = Fixture::new().await;
     let mut committed = 0;
     for round in 0..50 {
-        let victim = pid(&scene.pool.get().await.unwrap()).await;
+        let victim = pid(&fixture.pool.get().await.unwrap()).await;
         let ended = async {
             // A timer is too coarse.
             for _ in 0..round * 16 {
                 tokio::task::yield_now().await;
             }
-            terminate(&scene.observer, victim).await;
+            terminate(&fixture.observer, victim).await;
         };
-        let before = scene.rows().await;
-        let (called, ()) = tokio::join!(call(&scene.pool, "SELECT 1"), ended);
-        let rows = scene.rows().await - before;
+        let before = fixture.rows().await;
+        let (called, ()) = tokio::join!(call(&fixture.pool, "SELECT 1"), ended);
+        let rows = fixture.rows().await - before;
         match called {
             Ok(_) => committed += 1,
-            // The table's "Closed": rare, and right either way.
+            // The connection closed without a reply. Rare, and right in either case.
             Err(Error::CommitUnknown { .. }) => assert!(rows <= 1, "{rows}"),
             Err(error) => panic!("{error:?}"),
         }
@@ -167,12 +159,12 @@ async fn sessions_that_are_ended_at_random_commit_once() {
 }
 
 #[tokio::test]
-async fn a_statement_timeout_is_final_and_does_not_bound_commit() {
-    let scene = Scene::new().await;
-    let attempt = in_time(&scene.pool, SLEEP).await;
-    scene.assert_refused(attempt, "57014", Class::Fatal).await;
+async fn a_statement_timeout_is_not_retried_and_does_not_limit_commit() {
+    let fixture = Fixture::new().await;
+    let attempt = in_time(&fixture.pool, SLEEP).await;
+    fixture.assert_final(attempt, "57014", Class::Fatal).await;
     let slow_commit = "INSERT INTO at_commit VALUES ('SELECT pg_sleep(0.2)')";
-    assert_eq!(in_time(&scene.pool, slow_commit).await.unwrap(), 1);
+    assert_eq!(in_time(&fixture.pool, slow_commit).await.unwrap(), 1);
 }
 
 #[transactional(lock_timeout = "20ms")]
@@ -184,16 +176,16 @@ async fn take_a_slot(tx: &mut Transaction<'_>, rival: &Rival) -> Result<u32, Err
     Ok(tx.attempt())
 }
 
-/// A deferred constraint waits in COMMIT for the transaction that has the same key.
+/// A deferred constraint waits in COMMIT for the transaction that inserted the same key.
 #[tokio::test]
-async fn a_lock_that_commit_cannot_have_is_retried() {
-    let scene = Scene::new().await;
-    let rival = Rival::connect(&scene.db).await;
+async fn a_lock_timeout_in_commit_is_retried() {
+    let fixture = Fixture::new().await;
+    let rival = Rival::connect(&fixture.db).await;
     rival.run("BEGIN; INSERT INTO slots VALUES (1)").await;
-    assert_eq!(take_a_slot(&scene.pool, &rival).await.unwrap(), 2);
-    assert_eq!(scene.events.of("retrying")[0]["sqlstate"], "55P03");
-    assert_eq!(scene.events.of("connection discarded").len(), 0, "{:?}", scene.events);
-    assert_eq!(scene.db.value::<i64>("SELECT count(*) FROM slots").await, 1);
+    assert_eq!(take_a_slot(&fixture.pool, &rival).await.unwrap(), 2);
+    assert_eq!(fixture.events.of("retrying")[0]["sqlstate"], "55P03");
+    assert_eq!(fixture.events.of("connection discarded").len(), 0, "{:?}", fixture.events);
+    assert_eq!(fixture.db.value::<i64>("SELECT count(*) FROM slots").await, 1);
 }
 
 #[transactional]
@@ -209,14 +201,14 @@ async fn deadlock_in_commit(tx: &mut Transaction<'_>, rival: &Rival) -> Result<u
 
 #[tokio::test]
 async fn a_deadlock_in_commit_is_retried() {
-    let scene = Scene::new().await;
-    let rival = Rival::connect(&scene.db).await;
-    assert_eq!(deadlock_in_commit(&scene.pool, &rival).await.unwrap(), 2);
-    assert_eq!(scene.events.of("retrying")[0]["sqlstate"], "40P01");
-    assert_eq!((scene.db.cents(1).await, scene.db.cents(2).await), (110, 110));
+    let fixture = Fixture::new().await;
+    let rival = Rival::connect(&fixture.db).await;
+    assert_eq!(deadlock_in_commit(&fixture.pool, &rival).await.unwrap(), 2);
+    assert_eq!(fixture.events.of("retrying")[0]["sqlstate"], "40P01");
+    assert_eq!((fixture.db.cents(1).await, fixture.db.cents(2).await), (110, 110));
 }
 
-/// The rival reads what this writes and writes what this has read, and commits first.
+/// The rival reads what this function writes, writes what it has read, and commits first.
 #[transactional(isolation = "serializable")]
 async fn pivot(tx: &mut Transaction<'_>, rival: &Rival) -> Result<u32, Error> {
     let sum: i64 = tx.query_one("SELECT sum(cents)::bigint FROM accounts", &[]).await?.get(0);
@@ -233,15 +225,15 @@ async fn pivot(tx: &mut Transaction<'_>, rival: &Rival) -> Result<u32, Error> {
 
 #[tokio::test]
 async fn a_serialization_failure_in_commit_is_retried() {
-    let scene = Scene::new().await;
-    let rival = Rival::connect(&scene.db).await;
-    assert_eq!(pivot(&scene.pool, &rival).await.unwrap(), 2);
-    let retry = &scene.events.of("retrying")[0];
+    let fixture = Fixture::new().await;
+    let rival = Rival::connect(&fixture.db).await;
+    assert_eq!(pivot(&fixture.pool, &rival).await.unwrap(), 2);
+    let retry = &fixture.events.of("retrying")[0];
     assert_eq!(retry["sqlstate"], "40001");
-    assert_eq!((scene.db.cents(1).await, scene.db.cents(2).await), (201, 101));
+    assert_eq!((fixture.db.cents(1).await, fixture.db.cents(2).await), (201, 101));
 }
 
-/// Inserts a row unless this snapshot has it, as does somebody else in between.
+/// Inserts a row that this snapshot does not have. Meanwhile the rival inserts the same row.
 macro_rules! upsert {
     ($($name:ident: $insert:literal $(, $option:meta)*;)*) => {$(
         #[transactional(isolation = "repeatable read" $(, $option)*)]
@@ -264,17 +256,17 @@ upsert! {
 }
 
 #[tokio::test]
-async fn a_key_that_was_inserted_meanwhile_is_final_unless_asked_for() {
-    let scene = Scene::new().await;
-    let rival = Rival::connect(&scene.db).await;
-    let attempt = insert(&scene.pool, &rival).await;
-    scene.assert_refused(attempt, "23505", Class::Fatal).await;
-    scene.db.setup("DELETE FROM accounts WHERE id = 9").await;
-    assert_eq!(insert_again(&scene.pool, &rival).await.unwrap(), 2);
-    scene.db.setup("DELETE FROM accounts WHERE id = 9").await;
-    assert_eq!(on_conflict(&scene.pool, &rival).await.unwrap(), 2);
-    assert_eq!(scene.events.of("retrying")[1]["sqlstate"], "40001");
-    assert_eq!(scene.db.cents(9).await, 11);
+async fn a_key_inserted_meanwhile_is_retried_only_if_an_option_asks_for_it() {
+    let fixture = Fixture::new().await;
+    let rival = Rival::connect(&fixture.db).await;
+    let attempt = insert(&fixture.pool, &rival).await;
+    fixture.assert_final(attempt, "23505", Class::Fatal).await;
+    fixture.db.setup("DELETE FROM accounts WHERE id = 9").await;
+    assert_eq!(insert_again(&fixture.pool, &rival).await.unwrap(), 2);
+    fixture.db.setup("DELETE FROM accounts WHERE id = 9").await;
+    assert_eq!(on_conflict(&fixture.pool, &rival).await.unwrap(), 2);
+    assert_eq!(fixture.events.of("retrying")[1]["sqlstate"], "40001");
+    assert_eq!(fixture.db.cents(9).await, 11);
 }
 
 #[transactional(idle_timeout = "20ms")]
@@ -290,88 +282,88 @@ async fn idles(tx: &mut Transaction<'_>, then: &str) -> Result<u32, Error> {
 }
 
 #[tokio::test]
-async fn a_transaction_that_idles_too_long_is_retried() {
+async fn an_idle_timeout_is_retried() {
     for then in ["SELECT 1", ""] {
-        let scene = Scene::new().await;
-        let attempt = idles(&scene.pool, then).await;
-        scene.assert_healed_elsewhere(attempt).await;
+        let fixture = Fixture::new().await;
+        let attempt = idles(&fixture.pool, then).await;
+        fixture.assert_replaced(attempt).await;
     }
 }
 
 #[tokio::test]
-async fn a_session_that_idled_too_long_costs_no_retry() {
-    let scene = Scene::new().await;
-    let mut config = scene.db.config().clone();
+async fn a_pooled_session_that_timed_out_costs_no_retry() {
+    let fixture = Fixture::new().await;
+    let mut config = fixture.db.config().clone();
     config.options("-c idle_session_timeout=20");
     let pool = pool(&config, 1);
     assert_eq!(call(&pool, "SELECT 1").await.unwrap(), 1);
     tokio::time::sleep(Duration::from_millis(100)).await;
     assert_eq!(call(&pool, "SELECT 1").await.unwrap(), 1);
-    assert_eq!(scene.rows().await, 2);
+    assert_eq!(fixture.rows().await, 2);
 }
 
 /// `/dev/full` is a disk that is always full.
 #[tokio::test]
-async fn resources_that_run_out_are_final() {
+async fn exhausted_resources_are_not_retried() {
     for (sql, code) in [
         ("SET LOCAL work_mem = 64; SET LOCAL temp_file_limit = 64; SELECT * FROM generate_series(1, 99999)", "53400"),
         ("COPY (SELECT generate_series(1, 99999)) TO '/dev/full'", "53100"),
         ("INSERT INTO at_commit VALUES ('COPY (SELECT generate_series(1, 99999)) TO ''/dev/full''')", "53100"),
     ] {
-        let scene = Scene::new().await;
-        let attempt = call(&scene.pool, sql).await;
-        scene.assert_refused(attempt, code, Class::Fatal).await;
+        let fixture = Fixture::new().await;
+        let attempt = call(&fixture.pool, sql).await;
+        fixture.assert_final(attempt, code, Class::Fatal).await;
     }
 }
 
 const CUT: Fault = Fault { text: "SELECT 'cut here'", request: usize::MAX, reply: 0, cut: Cut::Close };
 
 #[tokio::test]
-async fn a_connection_that_is_cut_in_a_statement_is_replaced() {
+async fn a_connection_cut_in_a_statement_is_replaced() {
     for (request, reply) in [(0, 0), (9, 0), (usize::MAX, 0), (usize::MAX, 9)] {
         for cut in [Cut::Close, Cut::Reset] {
-            let scene = Scene::new().await;
-            let proxy = Proxy::start(scene.db.config()).await.unwrap();
-            let proxied = Scene { pool: pool(proxy.config(), 1), ..scene };
+            let fixture = Fixture::new().await;
+            let proxy = Proxy::start(fixture.db.config()).await.unwrap();
+            let proxied = Fixture { pool: pool(proxy.config(), 1), ..fixture };
             proxy.arm(Fault { request, reply, cut, ..CUT });
             let attempt = call(&proxied.pool, CUT.text).await;
-            proxied.assert_healed_elsewhere(attempt).await;
+            proxied.assert_replaced(attempt).await;
         }
     }
 }
 
 #[tokio::test]
-async fn a_connection_that_falls_silent_ends_at_the_deadline_and_is_not_given_back() {
-    let scene = Scene::new().await;
-    let proxy = Proxy::start(scene.db.config()).await.unwrap();
+async fn a_silent_connection_fails_at_the_deadline_and_is_discarded() {
+    let fixture = Fixture::new().await;
+    let proxy = Proxy::start(fixture.db.config()).await.unwrap();
     let silent = pool(proxy.config(), 1);
     proxy.arm(Fault { request: 0, cut: Cut::Silent, ..CUT });
     let error = with_deadline(&silent, CUT.text).await.unwrap_err();
     assert!(matches!(error, Error::DeadlineExceeded { phase: Phase::Body, .. }), "{error:?}");
-    // The pool has no other connection, and waits until this one is closed.
+    // The pool's only connection has to be closed first.
     let next = tokio::time::timeout(Duration::from_secs(20), call(&silent, "SELECT 1")).await;
-    assert_eq!(next.expect("it was not given back as it was").unwrap(), 1);
-    assert_eq!(scene.events.of("connection discarded").len(), 1, "{:?}", scene.events);
-    assert_eq!(scene.rows().await, 1);
+    assert_eq!(next.expect("the pool hangs").unwrap(), 1);
+    assert_eq!(fixture.events.of("connection discarded").len(), 1, "{:?}", fixture.events);
+    assert_eq!(fixture.rows().await, 1);
 }
 
 const STARTUP: Fault = Fault { text: "user", request: usize::MAX, reply: 0, cut: Cut::Close };
 
 #[tokio::test]
-async fn a_handshake_that_is_cut_is_retried_and_one_that_hangs_ends_at_the_deadline() {
-    let scene = Scene::new().await;
-    let proxy = Proxy::start(scene.db.config()).await.unwrap();
+async fn a_cut_handshake_is_retried_and_a_silent_one_fails_at_the_deadline() {
+    let fixture = Fixture::new().await;
+    let proxy = Proxy::start(fixture.db.config()).await.unwrap();
     for (request, reply) in [(0, 0), (usize::MAX, 0), (usize::MAX, 20)] {
         for cut in [Cut::Close, Cut::Reset] {
-            let before = scene.events.of("retrying").len();
+            let before = fixture.events.of("retrying").len();
             proxy.arm(Fault { request, reply, cut, ..STARTUP });
             assert_eq!(call(&pool(proxy.config(), 1), "SELECT 1").await.unwrap(), 2);
-            assert_eq!(scene.events.of("retrying")[before]["class"], "connection");
+            assert_eq!(fixture.events.of("retrying")[before]["class"], "connection");
         }
     }
     proxy.arm(Fault { cut: Cut::Silent, ..STARTUP });
     let silent = pool(proxy.config(), 1);
     let called = tokio::time::timeout(Duration::from_secs(20), with_deadline(&silent, "SELECT 1")).await;
-    let error = called.expect("the deadline").unwrap_err();
+    let error = called.expect("the deadline does not end the call").unwrap_err();
     assert!(matches!(error, Error::DeadlineExceeded { phase: Phase::Pool, .. }), "{error:?}");
 }
