@@ -1,4 +1,4 @@
-//! Promise 3: a lost COMMIT is never guessed.
+//! Promise 3: if COMMIT gets no reply, its outcome is looked up or reported as unknown, never guessed.
 #![allow(missing_docs)]
 
 use std::collections::HashMap;
@@ -10,15 +10,15 @@ use retry_runtime::{Class, CommitOutcome, Error, Identity, Reconnect, Transactio
 use retry_tests::events::Events;
 use retry_tests::proxy::{Cut, Fault, Proxy};
 use retry_tests::rival::{kill, pid};
-use retry_tests::{Database, Server, connect, pool};
-use tokio_postgres::{Client, Config, NoTls};
+use retry_tests::{Database, Server, connect, pool, reconnect};
+use tokio_postgres::{Config, NoTls};
 
 const COMMIT_ARRIVES: Fault = Fault { text: "COMMIT", request: usize::MAX, reply: 0, cut: Cut::Reset };
-const COMMIT_IS_LOST: Fault = Fault { text: "COMMIT", request: 9, reply: 0, cut: Cut::Reset };
+const COMMIT_IS_CUT: Fault = Fault { text: "COMMIT", request: 9, reply: 0, cut: Cut::Reset };
 
 const TABLES: &str = "CREATE TABLE ledger (id bigint, attempt int)";
 
-async fn scene() -> (Database, Proxy) {
+async fn setup() -> (Database, Proxy) {
     let db = Database::create().await;
     db.setup(TABLES).await;
     install(&db.client().await).await.unwrap();
@@ -57,10 +57,10 @@ async fn read(tx: &mut Transaction<'_>) -> Result<u32, Error> {
 }
 
 #[tokio::test]
-async fn a_lost_commit_is_reported_as_unknown() {
-    let (db, proxy) = scene().await;
+async fn a_commit_without_a_reply_is_reported_as_unknown() {
+    let (db, proxy) = setup().await;
     let pool = pool(proxy.config(), 1);
-    for (fault, committed) in [(COMMIT_ARRIVES, 1), (COMMIT_IS_LOST, 0)] {
+    for (fault, committed) in [(COMMIT_ARRIVES, 1), (COMMIT_IS_CUT, 0)] {
         let events = Events::capture();
         proxy.arm(fault);
         let error = fail(&pool, committed).await.unwrap_err();
@@ -74,10 +74,10 @@ async fn a_lost_commit_is_reported_as_unknown() {
 }
 
 #[tokio::test]
-async fn a_body_that_may_run_twice_is_run_again() {
-    let (db, proxy) = scene().await;
+async fn a_body_that_may_be_committed_twice_is_retried() {
+    let (db, proxy) = setup().await;
     let pool = pool(proxy.config(), 1);
-    for (fault, times_committed) in [(COMMIT_ARRIVES, 2), (COMMIT_IS_LOST, 1)] {
+    for (fault, times_committed) in [(COMMIT_ARRIVES, 2), (COMMIT_IS_CUT, 1)] {
         proxy.arm(fault);
         assert_eq!(retry(&pool, times_committed).await.unwrap(), 2);
         assert_eq!(times(db.config(), times_committed).await, times_committed);
@@ -85,19 +85,19 @@ async fn a_body_that_may_run_twice_is_run_again() {
 }
 
 #[tokio::test]
-async fn a_lost_commit_that_only_read_is_retried() {
-    let (_db, proxy) = scene().await;
+async fn a_read_only_call_is_retried_if_its_commit_gets_no_reply() {
+    let (_db, proxy) = setup().await;
     proxy.arm(COMMIT_ARRIVES);
     assert_eq!(read(&pool(proxy.config(), 1)).await.unwrap(), 2);
 }
 
-/// Cuts at every byte of the request and the answer, in order, by reset, and by silence.
+/// Cuts the connection at different bytes of the request and the reply, by closing and by reset.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_lost_commit_is_looked_up_and_never_guessed() {
-    let (db, proxy) = scene().await;
+async fn a_commit_without_a_reply_is_looked_up_and_never_guessed() {
+    let (db, proxy) = setup().await;
     let pool = pool(proxy.config(), 2);
     let mut id = 0;
-    let mut behind_an_error = 0;
+    let mut without_a_reply = 0;
     for cut in [Cut::Close, Cut::Reset] {
         for (request, reply) in
             (0..=21).step_by(3).map(|request| (request, 0)).chain((0..50).step_by(7).map(|reply| (usize::MAX, reply)))
@@ -106,16 +106,16 @@ async fn a_lost_commit_is_looked_up_and_never_guessed() {
                 id += 1;
                 proxy.arm(Fault { text: "COMMIT", request, reply, cut });
                 let attempts = if token { by_token(&pool, id).await } else { resolved(&pool, id).await }.unwrap();
-                assert!(!proxy.is_armed(), "the fault came");
+                assert!(!proxy.is_armed(), "the fault happened");
                 assert_eq!(times(db.config(), id).await, 1, "{request} {reply} {cut:?} by token: {token}");
-                behind_an_error += i32::from(attempts == 1);
+                without_a_reply += i32::from(attempts == 1);
             }
         }
     }
-    assert!(behind_an_error > 20, "committed behind an error: {behind_an_error}");
+    assert!(without_a_reply > 20, "committed without a reply: {without_a_reply}");
 }
 
-/// A schema for each tenant, with tables of the same names, ours among them.
+/// A schema for each tenant, with a table of the same name as the library's.
 #[transactional(unknown_commit = "token", base_delay = "250us", max_delay = "1ms")]
 async fn for_tenant(tx: &mut Transaction<'_>, id: i64) -> Result<u32, Error> {
     tx.batch_execute("SET LOCAL search_path = tenant, pg_catalog").await?;
@@ -124,8 +124,8 @@ async fn for_tenant(tx: &mut Transaction<'_>, id: i64) -> Result<u32, Error> {
 }
 
 #[tokio::test]
-async fn a_token_is_found_whatever_the_search_path_of_the_body() {
-    let (db, proxy) = scene().await;
+async fn a_token_is_found_whatever_search_path_the_body_sets() {
+    let (db, proxy) = setup().await;
     db.setup(
         "CREATE SCHEMA tenant;
          CREATE TABLE commits (LIKE transactional.commits INCLUDING ALL);
@@ -133,7 +133,7 @@ async fn a_token_is_found_whatever_the_search_path_of_the_body() {
     )
     .await;
     let pool = pool(proxy.config(), 2);
-    for (fault, attempts) in [(COMMIT_ARRIVES, 1), (COMMIT_IS_LOST, 2)] {
+    for (fault, attempts) in [(COMMIT_ARRIVES, 1), (COMMIT_IS_CUT, 2)] {
         proxy.arm(fault);
         let id = i64::from(attempts);
         assert_eq!(for_tenant(&pool, id).await.unwrap(), attempts);
@@ -142,8 +142,8 @@ async fn a_token_is_found_whatever_the_search_path_of_the_body() {
 }
 
 #[tokio::test]
-async fn what_shadows_the_servers_own_types_and_operators_is_not_used() {
-    let (db, proxy) = scene().await;
+async fn a_schema_that_shadows_the_servers_types_and_operators_is_ignored() {
+    let (db, proxy) = setup().await;
     db.setup(&format!(
         "CREATE SCHEMA shadow;
          CREATE DOMAIN shadow.text AS pg_catalog.text CHECK (false);
@@ -159,18 +159,18 @@ async fn what_shadows_the_servers_own_types_and_operators_is_not_used() {
     assert_eq!(resolved(&pool, 1).await.unwrap(), 1);
     proxy.arm(COMMIT_ARRIVES);
     assert_eq!(by_token(&pool, 2).await.unwrap(), 1);
-    // To end a session takes an id as well.
+    // The query that terminates a session uses these types too.
     let mut client = connect(proxy.config()).await;
-    proxy.arm(Fault { cut: Cut::Silent, ..COMMIT_IS_LOST });
+    proxy.arm(Fault { cut: Cut::Silent, ..COMMIT_IS_CUT });
     let left = identity(resolved_in_time(&mut client, 3).await.unwrap_err());
     assert_eq!(left.resolve(&db.client().await).await.unwrap(), CommitOutcome::RolledBack);
 }
 
 #[tokio::test]
-async fn a_look_up_is_an_event() {
-    let (_db, proxy) = scene().await;
+async fn a_look_up_emits_an_event() {
+    let (_db, proxy) = setup().await;
     let pool = pool(proxy.config(), 1);
-    for (fault, outcome) in [(COMMIT_ARRIVES, "committed"), (COMMIT_IS_LOST, "rolled back")] {
+    for (fault, outcome) in [(COMMIT_ARRIVES, "committed"), (COMMIT_IS_CUT, "rolled back")] {
         let events = Events::capture();
         proxy.arm(fault);
         resolved(&pool, 1).await.unwrap();
@@ -189,11 +189,11 @@ async fn with_hook(tx: &mut Transaction<'_>, committed: &'static AtomicU32) -> R
 }
 
 #[tokio::test]
-async fn hooks_wait_for_the_look_up() {
+async fn hooks_run_after_the_look_up() {
     static COMMITTED: AtomicU32 = AtomicU32::new(0);
-    let (_db, proxy) = scene().await;
+    let (_db, proxy) = setup().await;
     let pool = pool(proxy.config(), 1);
-    for (fault, committed) in [(COMMIT_ARRIVES, 1), (COMMIT_IS_LOST, 2)] {
+    for (fault, committed) in [(COMMIT_ARRIVES, 1), (COMMIT_IS_CUT, 2)] {
         proxy.arm(fault);
         with_hook(&pool, &COMMITTED).await.unwrap();
         assert_eq!(COMMITTED.load(Ordering::Relaxed), committed);
@@ -201,8 +201,8 @@ async fn hooks_wait_for_the_look_up() {
 }
 
 #[tokio::test]
-async fn a_source_that_reconnects_can_look_up_too() {
-    let (db, proxy) = scene().await;
+async fn a_reconnect_source_looks_up_the_outcome() {
+    let (db, proxy) = setup().await;
     let source = Reconnect::new(|| async {
         let (client, connection) = proxy.config().connect(NoTls).await?;
         tokio::spawn(connection);
@@ -221,10 +221,10 @@ fn identity(error: Error) -> Identity {
 }
 
 #[tokio::test]
-async fn a_lone_client_leaves_the_look_up_to_whoever_holds_the_identity() {
-    let (db, proxy) = scene().await;
+async fn on_a_client_the_caller_resolves_the_returned_identity() {
+    let (db, proxy) = setup().await;
     let other = db.client().await;
-    for (fault, outcome) in [(COMMIT_ARRIVES, CommitOutcome::Committed), (COMMIT_IS_LOST, CommitOutcome::RolledBack)] {
+    for (fault, outcome) in [(COMMIT_ARRIVES, CommitOutcome::Committed), (COMMIT_IS_CUT, CommitOutcome::RolledBack)] {
         let mut client = connect(proxy.config()).await;
         proxy.arm(fault);
         let by_id = identity(resolved(&mut client, 1).await.unwrap_err());
@@ -236,32 +236,32 @@ async fn a_lone_client_leaves_the_look_up_to_whoever_holds_the_identity() {
         let by_token = identity(by_token(&mut client, 2).await.unwrap_err());
         assert!(by_token.xid().is_none() && by_token.token().is_some());
         for _ in 0..2 {
-            assert_eq!(by_token.resolve(&other).await.unwrap(), outcome, "asked again, the answer is the same");
+            assert_eq!(by_token.resolve(&other).await.unwrap(), outcome, "a second look-up has the same result");
         }
     }
 }
 
-/// Behind a hole the transaction stays open on the server, with nobody to end it.
+/// If the connection falls silent, the transaction stays open on the server.
 #[tokio::test]
-async fn a_transaction_that_stays_in_progress_is_ended() {
-    let (db, proxy) = scene().await;
+async fn resolve_ends_a_transaction_that_is_still_in_progress() {
+    let (db, proxy) = setup().await;
     let mut client = connect(proxy.config()).await;
-    proxy.arm(Fault { cut: Cut::Silent, ..COMMIT_IS_LOST });
+    proxy.arm(Fault { cut: Cut::Silent, ..COMMIT_IS_CUT });
     let left = identity(resolved_in_time(&mut client, 1).await.unwrap_err());
     assert_eq!(db.open_transactions().await, 1);
     assert_eq!(left.resolve(&db.client().await).await.unwrap(), CommitOutcome::RolledBack);
     assert_eq!(db.open_transactions().await, 0);
 }
 
-/// A reset of the statistics looks like a crash, and yet the transaction lives and may still commit.
+/// A reset of the statistics looks like a crash, but the transaction is still open and may commit.
 #[tokio::test]
-async fn a_reset_of_the_statistics_is_not_taken_for_a_crash() {
+async fn a_reset_of_the_statistics_is_not_mistaken_for_a_crash() {
     let server = Server::start().unwrap();
     let other = connect(&server.config()).await;
     other.batch_execute(TABLES).await.unwrap();
     let proxy = Proxy::start(&server.config()).await.unwrap();
     let mut client = connect(proxy.config()).await;
-    proxy.arm(Fault { cut: Cut::Silent, ..COMMIT_IS_LOST });
+    proxy.arm(Fault { cut: Cut::Silent, ..COMMIT_IS_CUT });
     let left = identity(resolved_in_time(&mut client, 1).await.unwrap_err());
     other.batch_execute("SELECT pg_stat_reset_shared('bgwriter')").await.unwrap();
     let while_open = tokio::time::timeout(Duration::from_millis(500), left.resolve(&other)).await;
@@ -271,10 +271,10 @@ async fn a_reset_of_the_statistics_is_not_taken_for_a_crash() {
     assert_eq!(left.resolve(&other).await.unwrap(), CommitOutcome::RolledBack);
 }
 
-/// Part of the deadline is kept for the look-up.
+/// Part of the deadline is reserved for the look-up.
 #[tokio::test]
-async fn a_commit_that_is_never_answered_is_looked_up_before_the_deadline() {
-    let (db, proxy) = scene().await;
+async fn a_commit_that_never_gets_a_reply_is_looked_up_before_the_deadline() {
+    let (db, proxy) = setup().await;
     let pool = pool(proxy.config(), 2);
     for (request, attempts) in [(usize::MAX, 1), (9, 2)] {
         let id = i64::from(attempts);
@@ -285,8 +285,8 @@ async fn a_commit_that_is_never_answered_is_looked_up_before_the_deadline() {
 }
 
 #[tokio::test]
-async fn a_server_that_cannot_tell_identities_is_a_clear_error_before_the_body_runs() {
-    let (db, _proxy) = scene().await;
+async fn a_server_that_cannot_identify_transactions_is_an_error_before_the_body_runs() {
+    let (db, _proxy) = setup().await;
     db.setup(
         "CREATE ROLE plain LOGIN; GRANT INSERT ON ledger TO plain;
          REVOKE EXECUTE ON FUNCTION pg_control_system() FROM PUBLIC",
@@ -297,59 +297,46 @@ async fn a_server_that_cannot_tell_identities_is_a_clear_error_before_the_body_r
     let pool = pool(&config, 1);
     let error = resolved(&pool, 1).await.unwrap_err();
     assert!(matches!(error, Error::ResolveUnsupported(_)), "{error:?}");
-    assert_eq!(fail(&pool, 1).await.unwrap(), 1, "the session is as good as new");
+    assert_eq!(fail(&pool, 1).await.unwrap(), 1, "the connection is still usable");
     assert_eq!(pool.status().size, 1);
     db.setup("GRANT EXECUTE ON FUNCTION pg_control_system() TO PUBLIC; DROP OWNED BY plain; DROP ROLE plain").await;
 }
 
-/// A server that gives the id of a transaction that it lost in a crash to somebody else, who commits.
+/// After a crash, the server reuses the id of a transaction that it had not flushed. The transaction that gets it commits.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn an_id_that_is_given_out_again_after_a_crash_is_not_taken_for_ours() {
-    // What the server has not written by itself is lost in the crash. Ending the transaction would make it write.
+async fn an_id_reused_after_a_crash_is_not_mistaken_for_the_same_transaction() {
+    // The crash must come before the server flushes the id. Ending the transaction would flush it.
     let server = Server::start_with(&["wal_writer_delay=10s", "bgwriter_delay=10s"]).unwrap();
     let observer = connect(&server.config()).await;
     observer.batch_execute(TABLES).await.unwrap();
     observer.batch_execute("CHECKPOINT").await.unwrap();
     let proxy = Proxy::start(&server.config()).await.unwrap();
     let mut client = connect(proxy.config()).await;
-    proxy.arm(Fault { cut: Cut::Silent, ..COMMIT_IS_LOST });
-    let lost = identity(resolved_in_time(&mut client, 1).await.unwrap_err());
+    proxy.arm(Fault { cut: Cut::Silent, ..COMMIT_IS_CUT });
+    let unflushed = identity(resolved_in_time(&mut client, 1).await.unwrap_err());
     let other = connect(&server.config()).await;
     kill(pid(&observer).await);
-    // The server goes down for it.
+    // The kill makes the whole server restart.
     while !other.is_closed() {
         tokio::time::sleep(Duration::from_millis(1)).await;
     }
     let client = reconnect(&server.config()).await;
-    let give_out = async || -> u64 {
+    let next_id = async || -> u64 {
         let xid: String = client.query_one("SELECT pg_current_xact_id()::text", &[]).await.unwrap().get(0);
         xid.parse().unwrap()
     };
-    assert!(give_out().await <= lost.xid().unwrap(), "the id was lost in the crash");
-    while give_out().await < lost.xid().unwrap() {}
-    let status = format!("SELECT pg_xact_status('{}')", lost.xid().unwrap());
+    assert!(next_id().await <= unflushed.xid().unwrap(), "the id was not flushed before the crash");
+    while next_id().await < unflushed.xid().unwrap() {}
+    let status = format!("SELECT pg_xact_status('{}')", unflushed.xid().unwrap());
     let naive: Option<String> = client.query_one(&status, &[]).await.unwrap().get(0);
-    assert_eq!(naive.as_deref(), Some("committed"), "which is somebody else's");
-    assert_eq!(lost.resolve(&client).await.unwrap(), CommitOutcome::Unknown);
+    assert_eq!(naive.as_deref(), Some("committed"), "the id now belongs to another transaction");
+    assert_eq!(unflushed.resolve(&client).await.unwrap(), CommitOutcome::Unknown);
 }
 
-/// Connects as soon as the server is back.
-async fn reconnect(config: &Config) -> Client {
-    loop {
-        if let Ok((client, connection)) = config.connect(NoTls).await {
-            tokio::spawn(connection);
-            if client.simple_query("SELECT 1").await.is_ok() {
-                return client;
-            }
-        }
-        tokio::time::sleep(Duration::from_millis(10)).await;
-    }
-}
-
-/// Callers that commit while the server crashes again and again.
+/// Callers commit while the server crashes repeatedly.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn no_outcome_is_guessed_while_the_server_crashes() {
-    // With synchronous_commit off the server itself would lose what it has acknowledged.
+    // With synchronous_commit off, a crash would lose acknowledged commits.
     let server = Server::start_with(&["synchronous_commit=on"]).unwrap();
     let config = server.config();
     let setup = connect(&config).await;
@@ -378,12 +365,12 @@ async fn no_outcome_is_guessed_while_the_server_crashes() {
     for (id, result) in outcomes.into_iter().flatten() {
         let times = ledger.get(&id).copied().unwrap_or_default();
         match result {
-            Ok(_) => assert_eq!(times, 1, "{id} was said to be committed"),
+            Ok(_) => assert_eq!(times, 1, "{id} returned Ok"),
             Err(Error::CommitUnknown { .. }) => unknown += 1,
-            Err(error) => assert_eq!(times, 0, "{id} was said to be rolled back: {error:?}"),
+            Err(error) => assert_eq!(times, 0, "{id} returned an error that means rolled back: {error:?}"),
         }
     }
-    println!("{} calls, {unknown} of unknown outcome", next.load(Ordering::Relaxed) - 1);
+    println!("{} calls, {unknown} with an unknown outcome", next.load(Ordering::Relaxed) - 1);
 }
 
 async fn call_until(until: Instant, pool: &Pool, next: &AtomicI64, token: bool) -> Vec<(i64, Result<u32, Error>)> {
