@@ -1,4 +1,4 @@
-//! A result may borrow from what outlives the transaction, whatever its lifetime is called.
+//! A result may borrow from what outlives the transaction, under any lifetime name.
 
 use retry_runtime::{Error, Transaction, transactional};
 

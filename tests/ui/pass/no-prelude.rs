@@ -1,4 +1,4 @@
-//! The expansion needs no prelude.
+//! The expansion does not need the prelude.
 
 #![no_implicit_prelude]
 

@@ -1,4 +1,4 @@
-//! A `&mut` that a body cannot write through is no `&mut` parameter.
+//! A parameter type may contain `&mut` if the body cannot write to the caller's data through it.
 
 use std::marker::PhantomData;
 

@@ -1,4 +1,4 @@
-//! Visibility, `unsafe`, `extern`, attributes of every kind, and inner attributes.
+//! A function keeps its visibility, `unsafe`, `extern`, attributes and inner attributes.
 
 #![deny(unsafe_op_in_unsafe_fn, unused, unused_qualifications)]
 

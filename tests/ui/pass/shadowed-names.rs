@@ -1,4 +1,4 @@
-//! Names of the user's never stand for those that the expansion means.
+//! Items with the same names as those in the expansion do not change its meaning.
 
 #![allow(dead_code, unused_macros, non_snake_case)]
 
@@ -10,8 +10,8 @@ mod retry {}
 
 struct Option;
 struct Policy;
-struct Run;
-struct Site;
+struct Call;
+struct Callsite;
 struct Source;
 struct Duration;
 enum ControlFlow {}
@@ -19,7 +19,7 @@ trait Into {}
 trait Clone {}
 trait Default {}
 
-const __SITE: i64 = 1;
+const __CALLSITE: i64 = 1;
 
 macro_rules! concat {
     () => {};
@@ -43,12 +43,12 @@ type Result<T> = ::core::result::Result<T, retry_runtime::Error>;
 
 #[transactional(retries = 3, isolation = "serializable", base_delay = "2ms")]
 async fn touch(tx: &Transaction<'_>, source: i64, mut __tx: Vec<i64>) -> Result<i64> {
-    struct Run;
+    struct Call;
     enum Result {}
-    let __outcome = __SITE + source;
+    let __outcome = __CALLSITE + source;
     __tx.push(tx.attempt().into());
     'outer: loop {
-        let _ = Run;
+        let _ = Call;
         break 'outer Ok(__outcome + __tx[0]);
     }
 }
