@@ -1,4 +1,4 @@
-//! Promise 6: one owner retries. A nested call is a savepoint.
+//! Promise 6: a nested call is a savepoint, and only the outermost call retries.
 #![allow(missing_docs)]
 
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -15,7 +15,7 @@ async fn database() -> Database {
 
 #[derive(Debug, thiserror::Error)]
 enum Refusal {
-    #[error("not today")]
+    #[error("declined")]
     Declined,
     #[error(transparent)]
     Runtime(#[from] Error),
@@ -37,7 +37,7 @@ async fn with_optional_bonus(tx: &mut Transaction<'_>, decline: bool) -> Result<
 }
 
 #[tokio::test]
-async fn an_inner_failure_is_forgiven_once_rolled_back_to_the_savepoint() {
+async fn a_nested_failure_is_undone_by_its_savepoint() {
     let db = database().await;
     let pool = db.pool(1);
     assert!(!with_optional_bonus(&pool, true).await.unwrap());
@@ -69,7 +69,7 @@ async fn insert_or_update(tx: &mut Transaction<'_>, id: i64, swallow: bool) -> R
 }
 
 #[tokio::test]
-async fn an_inner_constraint_violation_leaves_the_outer_transaction_usable() {
+async fn a_nested_constraint_violation_leaves_the_outer_transaction_usable() {
     let db = database().await;
     let pool = db.pool(1);
     insert_or_update(&pool, 1, false).await.unwrap();
@@ -86,17 +86,17 @@ async fn decline_after_all(tx: &mut Transaction<'_>, attempts: &AtomicU32) -> Re
 }
 
 #[tokio::test]
-async fn an_inner_failure_that_is_forgiven_is_no_reason_to_retry() {
+async fn a_nested_failure_that_was_undone_causes_no_retry() {
     let db = database().await;
     let attempts = AtomicU32::new(0);
     assert!(matches!(decline_after_all(&db.pool(1), &attempts).await, Err(Refusal::Declined)));
     assert_eq!(attempts.load(Ordering::Relaxed), 1);
 }
 
-/// An inner call with budgets of its own, which do not apply.
+/// A nested call with its own budget, which does not apply.
 #[transactional(deadlock_retries = 50)]
-async fn lose(tx: &mut Transaction<'_>, rival: &Rival, losses: u32) -> Result<(), Error> {
-    if tx.attempt() <= losses {
+async fn conflict(tx: &mut Transaction<'_>, rival: &Rival, conflicts: u32) -> Result<(), Error> {
+    if tx.attempt() <= conflicts {
         rival.run("UPDATE accounts SET cents = cents + 1 WHERE id = 1").await;
     }
     tx.execute("UPDATE accounts SET cents = cents + 10 WHERE id = 1", &[]).await?;
@@ -107,21 +107,21 @@ async fn lose(tx: &mut Transaction<'_>, rival: &Rival, losses: u32) -> Result<()
 async fn outer(
     tx: &mut Transaction<'_>,
     rival: &Rival,
-    losses: u32,
+    conflicts: u32,
     swallow: bool,
     attempts: &AtomicU32,
 ) -> Result<(), Error> {
     attempts.store(tx.attempt(), Ordering::Relaxed);
     tx.query_one("SELECT cents FROM accounts WHERE id = 1", &[]).await?;
-    let lost = lose(&mut *tx, rival, losses).await;
+    let result = conflict(&mut *tx, rival, conflicts).await;
     if swallow {
         return Ok(());
     }
-    lost
+    result
 }
 
 #[tokio::test]
-async fn an_inner_conflict_is_retried_by_the_outermost_call_alone() {
+async fn a_nested_conflict_is_retried_by_the_outermost_call_only() {
     for swallow in [false, true] {
         let db = database().await;
         let (pool, rival, attempts) = (db.pool(1), Rival::connect(&db).await, AtomicU32::new(0));
@@ -158,7 +158,7 @@ async fn release_once_more(tx: &mut Transaction<'_>, decline: bool) -> Result<()
     Ok(())
 }
 
-/// Thousands of open savepoints are slow, and `ROLLBACK TO` alone leaves one behind.
+/// Thousands of open savepoints are slow, and `ROLLBACK TO` alone leaves its savepoint open.
 #[tokio::test]
 async fn no_savepoint_stays_open() {
     let db = database().await;
@@ -195,7 +195,7 @@ isolated!(outer_repeatable_read, repeatable_read, isolation = "repeatable read")
 isolated!(outer_serializable, serializable, isolation = "serializable");
 
 #[tokio::test]
-async fn a_stronger_inner_isolation_is_refused_by_name() {
+async fn a_nested_call_that_needs_a_stronger_isolation_level_is_an_error() {
     let db = database().await;
     let pool = db.pool(1);
     for inner in 0..4 {
@@ -226,7 +226,7 @@ async fn slow(tx: &mut Transaction<'_>) -> Result<(), Error> {
 }
 
 #[transactional]
-async fn gives_up_on_an_inner_call(tx: &mut Transaction<'_>) -> Result<(), Error> {
+async fn drops_a_nested_call(tx: &mut Transaction<'_>) -> Result<(), Error> {
     tx.execute("UPDATE accounts SET cents = 1 WHERE id = 1", &[]).await?;
     let limit = std::time::Duration::from_millis(50);
     assert!(tokio::time::timeout(limit, slow(&mut *tx)).await.is_err());
@@ -235,8 +235,8 @@ async fn gives_up_on_an_inner_call(tx: &mut Transaction<'_>) -> Result<(), Error
 }
 
 #[tokio::test]
-async fn an_inner_call_that_is_dropped_is_rolled_back_to_its_savepoint() {
+async fn a_dropped_nested_call_is_rolled_back_to_its_savepoint() {
     let db = database().await;
-    gives_up_on_an_inner_call(&db.pool(1)).await.unwrap();
+    drops_a_nested_call(&db.pool(1)).await.unwrap();
     assert_eq!((db.cents(1).await, db.cents(2).await), (2, 100));
 }

@@ -1,4 +1,4 @@
-//! Promises 1, 5 and 6: a nested call that is dropped leaves nothing behind, whichever message was on its way.
+//! Promises 1, 5 and 6: a nested call that is dropped at any point is not committed, and its `on_commit` does not run.
 #![allow(missing_docs)]
 
 use std::future::Future;
@@ -14,7 +14,7 @@ use retry_tests::rival::Cancels;
 use retry_tests::{Database, Server};
 use tokio_postgres::Client;
 
-/// The nested calls whose hooks ran, and the end of the last one's body.
+/// The nested calls whose hooks ran, and whether the last nested body has returned.
 #[derive(Default)]
 struct Log {
     hooks: Mutex<Vec<(i32, i32)>>,
@@ -26,25 +26,25 @@ struct Log {
 enum How {
     Succeed,
     Fail,
-    /// As `Fail`, but the rollback to its savepoint fails as well.
-    LoseTheSavepoint,
+    /// As `Fail`, but the rollback to its savepoint fails too.
+    ReleaseTheSavepoint,
 }
 
-const HOWS: [How; 3] = [How::Succeed, How::Fail, How::LoseTheSavepoint];
+const HOWS: [How; 3] = [How::Succeed, How::Fail, How::ReleaseTheSavepoint];
 
 #[transactional]
 async fn inner(tx: &mut Transaction<'_>, call: i32, how: How, log: &'static Log) -> Result<(), Error> {
     let attempt = i32::try_from(tx.attempt()).expect("few attempts");
     tx.on_commit(async move { log.hooks.lock().unwrap().push((call, attempt)) });
     tx.execute("INSERT INTO ran VALUES ($1, $2, 'inner')", &[&call, &attempt]).await?;
-    if how == How::LoseTheSavepoint {
+    if how == How::ReleaseTheSavepoint {
         tx.batch_execute("RELEASE transactional_1").await?;
     }
     log.has_returned.store(true, Ordering::Relaxed);
-    if how == How::Succeed { Ok(()) } else { Err(Error::Pool(PoolError::closed("none of the server's"))) }
+    if how == How::Succeed { Ok(()) } else { Err(Error::Pool(PoolError::closed("not a failure of the server"))) }
 }
 
-/// Polls a nested call until `stop`, and drops it. `Some`: it has ended before.
+/// Polls a nested call until `stop` returns true, and drops it. Returns its result if it completed before.
 async fn dropped_when<T>(call: impl Future<Output = T>, mut stop: impl FnMut(u32) -> bool) -> Option<T> {
     let mut call = pin!(call);
     for polls in 0.. {
@@ -54,15 +54,15 @@ async fn dropped_when<T>(call: impl Future<Output = T>, mut stop: impl FnMut(u32
         if let std::task::Poll::Ready(result) = poll!(call.as_mut()) {
             return Some(result);
         }
-        // What was sent is answered in the meantime; mostly.
+        // In most cases the server replies in the meantime.
         if polls % 2 == 0 {
             tokio::time::sleep(Duration::from_millis(1)).await;
         }
     }
-    unreachable!("it stops before")
+    unreachable!("the loop has no end")
 }
 
-/// Drops its nested call in the first attempt, after so many polls: if `None`, once its last message has left.
+/// Drops its nested call in the first attempt, after this many polls. `None`: after its last message was sent.
 #[transactional(retries = 100)]
 async fn outer(
     tx: &mut Transaction<'_>,
@@ -89,7 +89,7 @@ async fn rows(observer: &Client, call: i32, step: &str) -> Vec<i32> {
     observer.query(sql, &[&call, &step]).await.unwrap().iter().map(|row| row.get(0)).collect()
 }
 
-/// What the caller was told is what was committed, and hooks ran.
+/// Checks that the result agrees with what was committed and with the hooks that ran.
 async fn check(observer: &Client, call: i32, result: &Result<(i32, bool), Error>, log: &'static Log, case: &str) {
     let outer: Vec<i32> = result.iter().map(|(attempt, _)| *attempt).collect();
     let inner: Vec<i32> = result.iter().filter(|(_, done)| *done).map(|(attempt, _)| *attempt).collect();
@@ -110,12 +110,12 @@ async fn database(server: &Server) -> Database {
 }
 
 #[tokio::test]
-async fn what_is_dropped_while_its_savepoint_ends_is_not_committed() {
+async fn a_nested_call_dropped_while_its_savepoint_ends_is_not_committed() {
     let server = Server::start().unwrap();
     let (db, log) = (database(&server).await, log());
     let (pool, observer) = (db.pool(1), db.client().await);
     for (call, (how, attempts)) in
-        [(How::Succeed, 2), (How::Fail, 1), (How::LoseTheSavepoint, 2)].into_iter().enumerate()
+        [(How::Succeed, 2), (How::Fail, 1), (How::ReleaseTheSavepoint, 2)].into_iter().enumerate()
     {
         let (call, events) = (i32::try_from(call).unwrap(), Events::capture());
         let result = outer(&pool, call, how, None, log).await;
@@ -139,16 +139,16 @@ async fn a_nested_call_can_be_dropped_at_every_poll() {
         } else {
             outer(&mut client, call, how, Some(polls), log).await
         };
-        // Where it was waited for, the rollback that failed is known, and final.
-        let is_final = how == How::LoseTheSavepoint && matches!(result, Err(Error::Aborted { .. }));
+        // If it was not dropped, the runtime saw the rollback fail, which is final.
+        let is_final = how == How::ReleaseTheSavepoint && matches!(result, Err(Error::Aborted { .. }));
         assert!(result.is_ok() || is_final, "{how:?} after {polls} polls: {result:?}");
         check(&observer, call, &result, log, &format!("{how:?} after {polls} polls")).await;
     }
 }
 
-/// The requests hit statements of the body, SAVEPOINT, RELEASE, ROLLBACK TO and COMMIT.
+/// The cancel requests hit statements of the body, SAVEPOINT, RELEASE, ROLLBACK TO and COMMIT.
 #[tokio::test]
-async fn cancel_requests_at_every_message_change_no_verdict() {
+async fn results_stay_right_if_cancel_requests_hit_any_message() {
     let server = Server::start().unwrap();
     let (db, log) = (database(&server).await, log());
     let (mut client, observer) = (db.client().await, db.client().await);
@@ -161,5 +161,5 @@ async fn cancel_requests_at_every_message_change_no_verdict() {
         check(&observer, call, &result, log, &format!("{how:?} after {polls} polls")).await;
     }
     drop(cancels);
-    assert!(failed > 0, "no request has hit");
+    assert!(failed > 0, "no cancel request made a call fail");
 }

@@ -1,4 +1,4 @@
-//! Promise 11: a call made inside another call's body is never silently outside the transaction around it.
+//! Promise 11: a call inside another call's body that is not in its transaction is an error or an event.
 #![allow(missing_docs)]
 
 use std::time::Duration;
@@ -42,7 +42,7 @@ async fn inner(tx: &mut Transaction<'_>) -> Result<u32, Error> {
 #[transactional(name = "audit", independent, queue_by = (), escalate_after = 1)]
 async fn audit(tx: &mut Transaction<'_>, pool: Option<&Pool>) -> Result<(), Error> {
     tx.execute("INSERT INTO audit VALUES (1)", &[]).await?;
-    // It has the turn of all others, its own call's too.
+    // All calls of this function queue for each other, so this one would wait for its caller.
     if let Some(pool) = pool { Box::pin(audit(pool, None)).await } else { Ok(()) }
 }
 
@@ -85,63 +85,63 @@ async fn database() -> Database {
     db
 }
 
-/// What the events say: level, outer and inner function.
-fn told(events: &Events) -> Vec<[String; 3]> {
+/// The level, the outer and the inner function of each event.
+fn reported(events: &Events) -> Vec<[String; 3]> {
     events.of(MESSAGE).iter().map(|event| ["level", "outer", "function"].map(|field| event[field].clone())).collect()
 }
 
-/// With a pool of one it would wait for itself for ever.
+/// With a pool of one connection, it would wait forever for the connection of its caller.
 #[tokio::test]
-async fn a_call_on_the_same_pool_is_refused() {
+async fn a_call_on_the_same_pool_is_an_error() {
     let db = database().await;
     let pool = db.pool(1);
     for (how, around) in
         [("at once", "outer"), ("joined", "outer"), ("in a nested call", "middle"), ("with a cancel", "outer")]
     {
         let events = Events::capture();
-        let error = timeout(SOON, outer(&pool, &pool, how)).await.expect("it waits for itself").unwrap_err();
+        let error = timeout(SOON, outer(&pool, &pool, how)).await.expect("it waits for its caller").unwrap_err();
         assert!(matches!(error, Error::NotNested { outer, inner: "inner", .. } if outer == around), "{how}: {error:?}");
-        assert_eq!(told(&events), [["WARN", around, "inner"].map(String::from)], "{how}");
+        assert_eq!(reported(&events), [["WARN", around, "inner"].map(String::from)], "{how}");
     }
     let bank = Bank { pool: db.pool(1) };
-    let error = timeout(SOON, bank.transfer()).await.expect("it waits for itself").unwrap_err();
+    let error = timeout(SOON, bank.transfer()).await.expect("it waits for its caller").unwrap_err();
     assert!(matches!(error, Error::NotNested { outer: "transfer", inner: "debit", .. }), "{error:?}");
     assert!(error.to_string().contains("pass `&mut *tx`"), "{error}");
     assert_eq!((db.cents(1).await, db.cents(2).await), (100, 100));
 }
 
 #[tokio::test]
-async fn a_call_on_another_pool_or_client_is_told_of() {
+async fn a_call_on_another_pool_or_from_a_client_emits_an_event() {
     let db = database().await;
     let (pool, other) = (db.pool(1), db.pool(1));
     let events = Events::capture();
     outer(&pool, &other, "at once").await.unwrap();
     outer(&mut db.client().await, &other, "joined").await.unwrap();
-    assert_eq!(told(&events), vec![["WARN", "outer", "inner"].map(String::from); 2]);
+    assert_eq!(reported(&events), vec![["WARN", "outer", "inner"].map(String::from); 2]);
     assert_eq!((db.cents(1).await, db.cents(2).await), (102, 98));
 }
 
 #[tokio::test]
-async fn an_independent_call_has_a_transaction_of_its_own() {
+async fn an_independent_call_has_its_own_transaction() {
     let db = database().await;
     let pool = db.pool(2);
     let events = Events::capture();
     outer(&pool, &pool, "independent").await.unwrap_err();
-    assert_eq!(told(&events), [["INFO", "outer", "audit"].map(String::from)]);
+    assert_eq!(reported(&events), [["INFO", "outer", "audit"].map(String::from)]);
     assert_eq!(db.cents(1).await, 100, "rolled back");
     assert_eq!(db.value::<i64>("SELECT count(*) FROM audit").await, 1, "committed");
 }
 
 #[tokio::test]
-async fn a_call_inside_a_body_waits_in_no_queue() {
+async fn a_call_inside_a_body_does_not_queue() {
     let db = database().await;
     let pool = db.pool(2);
-    timeout(SOON, audit(&pool, Some(&pool))).await.expect("it waits for itself").unwrap();
+    timeout(SOON, audit(&pool, Some(&pool))).await.expect("it waits for its caller").unwrap();
     assert_eq!(db.value::<i64>("SELECT count(*) FROM audit").await, 2);
 }
 
 #[tokio::test]
-async fn only_calls_inside_the_body_are_told_of() {
+async fn calls_outside_the_body_emit_no_event() {
     let db = database().await;
     let pool = db.pool(2);
     let events = Events::capture();
@@ -149,8 +149,8 @@ async fn only_calls_inside_the_body_are_told_of() {
     let panic = std::panic::AssertUnwindSafe(outer(&pool, &pool, "panic")).catch_unwind().await;
     assert!(panic.is_err());
     inner(&pool).await.unwrap();
-    // A task of its own is not the body.
+    // Another task is not the body.
     outer(&pool, &pool, "in a task").await.unwrap();
-    assert_eq!(told(&events), [[""; 3]; 0]);
+    assert_eq!(reported(&events), [[""; 3]; 0]);
     assert_eq!((db.cents(1).await, db.cents(2).await), (102, 97));
 }
