@@ -1,4 +1,4 @@
-//! The fault table, third part: hot standbys, and what a failover leaves behind.
+//! Hot standbys and failover: read-only servers, recovery conflicts, promotion, and look-ups of commits after a failover.
 #![allow(missing_docs)]
 
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -30,7 +30,7 @@ impl Pair {
         Self { primary, standby }
     }
 
-    /// The pair that tests share which leave it as it is.
+    /// The pair that is shared by the tests that do not change it.
     fn shared() -> Arc<Self> {
         static SHARED: Mutex<Weak<Pair>> = Mutex::new(Weak::new());
         let mut shared = SHARED.lock().unwrap_or_else(PoisonError::into_inner);
@@ -42,15 +42,15 @@ impl Pair {
     }
 }
 
-/// A database of a test's own on both servers.
-struct Scene {
+/// A database for one test, on both servers.
+struct Fixture {
     pair: Arc<Pair>,
     on_primary: Config,
     on_standby: Config,
     events: Events,
 }
 
-impl Scene {
+impl Fixture {
     async fn new(pair: Arc<Pair>) -> Self {
         let db = Database::create_on(&pair.primary.config()).await;
         db.setup(FAULT_TABLES).await;
@@ -62,8 +62,8 @@ impl Scene {
     }
 
     /// A pool whose first connection is to the standby.
-    fn standby_first(&self) -> Turns {
-        Turns::to([&self.on_standby, &self.on_primary])
+    fn standby_first(&self) -> InOrder {
+        InOrder::to([&self.on_standby, &self.on_primary])
     }
 }
 
@@ -71,14 +71,14 @@ async fn rows(config: &Config) -> i64 {
     connect(config).await.query_one("SELECT count(*) FROM done", &[]).await.unwrap().get(0)
 }
 
-/// Connects to one server after the other, and from then on to the last.
-struct Turns {
+/// A pool that connects to each server once, in order, and then always to the last.
+struct InOrder {
     configs: Vec<Config>,
     taken: AtomicUsize,
     discarded: Arc<AtomicUsize>,
 }
 
-impl Turns {
+impl InOrder {
     fn to<const N: usize>(configs: [&Config; N]) -> Self {
         Self { configs: configs.map(Config::clone).into(), taken: AtomicUsize::new(0), discarded: Arc::default() }
     }
@@ -89,11 +89,11 @@ struct Connected {
     discarded: Arc<AtomicUsize>,
 }
 
-impl Pool for Turns {
+impl Pool for InOrder {
     fn get(&self) -> BoxFuture<'_, Result<Box<dyn Session>, PoolError>> {
         Box::pin(async {
-            let turn = self.taken.fetch_add(1, Ordering::Relaxed).min(self.configs.len() - 1);
-            let client = connect(&self.configs[turn]).await;
+            let next = self.taken.fetch_add(1, Ordering::Relaxed).min(self.configs.len() - 1);
+            let client = connect(&self.configs[next]).await;
             Ok(Box::new(Connected { client, discarded: self.discarded.clone() }) as Box<dyn Session>)
         })
     }
@@ -147,31 +147,31 @@ read! {
 
 #[tokio::test]
 async fn what_a_standby_refuses_is_retried_on_another_connection() {
-    let scene = Scene::new(Pair::shared()).await;
+    let fixture = Fixture::new(Pair::shared()).await;
     macro_rules! check {
         ($($function:ident: $code:literal),*) => {$(
-            let (pool, before) = (scene.standby_first(), scene.events.of("retrying").len());
+            let (pool, before) = (fixture.standby_first(), fixture.events.of("retrying").len());
             assert_eq!($function(&pool).await.expect(stringify!($function)), 2);
-            assert_eq!(pool.discarded.load(Ordering::Relaxed), 1, "the wrong server's is not given back");
-            let retry = &scene.events.of("retrying")[before];
+            assert_eq!(pool.discarded.load(Ordering::Relaxed), 1, "the standby's connection is not given back");
+            let retry = &fixture.events.of("retrying")[before];
             assert_eq!((&*retry["class"], &*retry["sqlstate"]), ("read_only", $code), stringify!($function));
         )*};
     }
     check!(plain: "25006", by_token: "25006", lock: "25006", take_an_id: "25006");
-    // These do not even begin there.
+    // On a standby, these fail at BEGIN.
     check!(resolved: "25006", serializable: "0A000");
-    assert_eq!(rows(&scene.on_primary).await, 4);
-    assert_eq!(read(&scene.standby_first()).await.unwrap(), 1, "it can read");
+    assert_eq!(rows(&fixture.on_primary).await, 4);
+    assert_eq!(read(&fixture.standby_first()).await.unwrap(), 1, "it can read");
 
-    let before = scene.events.of("retrying").len();
-    let error = plain(&pool(&scene.on_standby, 1)).await.unwrap_err();
+    let before = fixture.events.of("retrying").len();
+    let error = plain(&pool(&fixture.on_standby, 1)).await.unwrap_err();
     assert_eq!(classify(&error), Some(Class::ReadOnly), "{error:?}");
-    assert_eq!(scene.events.of("retrying").len(), before + 2, "it may be promoted yet");
+    assert_eq!(fixture.events.of("retrying").len(), before + 2, "it may be promoted meanwhile");
 }
 
-/// One more connection is enough to learn that it is not this one: all that the role or the database gets only read.
+/// If a second connection is read-only too, the setting is that of the role or the database, and no other will help.
 #[tokio::test]
-async fn a_setting_that_forbids_to_write_is_final_on_the_second_connection() {
+async fn a_setting_that_forbids_writes_is_final_on_the_second_connection() {
     let db = Database::create().await;
     db.setup(FAULT_TABLES).await;
     let pool = db.pool(2);
@@ -179,7 +179,7 @@ async fn a_setting_that_forbids_to_write_is_final_on_the_second_connection() {
     let (one, other) = (pool.get().await.unwrap(), pool.get().await.unwrap());
     one.batch_execute("SET default_transaction_read_only = on").await.unwrap();
     drop((one, other));
-    assert_eq!(patient(&pool).await.unwrap(), 2, "the other one may write");
+    assert_eq!(patient(&pool).await.unwrap(), 2, "the other connection may write");
     assert_eq!(events.of("connection discarded").len(), 1, "{events:?}");
 
     let name = db.config().get_dbname().unwrap();
@@ -191,14 +191,14 @@ async fn a_setting_that_forbids_to_write_is_final_on_the_second_connection() {
     assert_eq!(events.of("connection discarded").len(), 1, "{events:?}");
     let given_up = &events.of("giving up")[0];
     assert_eq!((&*given_up["class"], &*given_up["sqlstate"], &*given_up["attempt"]), ("read_only", "25006", "2"));
-    assert_eq!((pool.status().size, pool.status().available), (1, 1), "the second is given back");
+    assert_eq!((pool.status().size, pool.status().available), (1, 1), "the second connection is given back");
 }
 
-/// Its body may not write, and yet only another server can run it.
+/// A standby cannot run a serializable transaction, even if it only reads.
 #[tokio::test]
-async fn a_serializable_report_is_retried_on_another_connection_too() {
-    let scene = Scene::new(Pair::shared()).await;
-    let pool = scene.standby_first();
+async fn a_serializable_report_is_retried_on_another_connection() {
+    let fixture = Fixture::new(Pair::shared()).await;
+    let pool = fixture.standby_first();
     assert_eq!(report(&pool).await.unwrap(), 2);
     assert_eq!(pool.discarded.load(Ordering::Relaxed), 1);
 }
@@ -225,7 +225,7 @@ async fn read_and_idle(tx: &mut Transaction<'_>, primary: &Client) -> Result<u32
     Ok(tx.attempt())
 }
 
-/// Runs a statement on the primary once somebody sleeps on the standby.
+/// Runs a statement on the primary once a session sleeps on the standby.
 async fn disturb(standby: &Config, primary: &Config, sql: &str) {
     let (standby, primary) = (connect(standby).await, connect(primary).await);
     let sleeper = "SELECT FROM pg_stat_activity WHERE wait_event = 'PgSleep'";
@@ -237,26 +237,26 @@ async fn disturb(standby: &Config, primary: &Config, sql: &str) {
 }
 
 #[tokio::test]
-async fn what_the_recovery_is_in_conflict_with_is_retried() {
-    let scene = Scene::new(Pair::shared()).await;
-    let pool = pool(&scene.on_standby, 1);
-    let truncate = disturb(&scene.on_standby, &scene.on_primary, "TRUNCATE done");
+async fn a_recovery_conflict_is_retried() {
+    let fixture = Fixture::new(Pair::shared()).await;
+    let pool = pool(&fixture.on_standby, 1);
+    let truncate = disturb(&fixture.on_standby, &fixture.on_primary, "TRUNCATE done");
     assert_eq!(tokio::join!(read_slowly(&pool), truncate).0.unwrap(), 2);
-    let retry = &scene.events.of("retrying")[0];
+    let retry = &fixture.events.of("retrying")[0];
     assert_eq!((&*retry["class"], &*retry["sqlstate"]), ("serialization", "40001"));
-    assert_eq!(scene.events.of("connection discarded").len(), 0, "{:?}", scene.events);
+    assert_eq!(fixture.events.of("connection discarded").len(), 0, "{:?}", fixture.events);
 
-    // The same, but FATAL, where no statement is running.
-    assert_eq!(read_and_idle(&pool, &connect(&scene.on_primary).await).await.unwrap(), 2);
-    assert_eq!(scene.events.of("retrying")[1]["class"], "connection");
-    assert_eq!(scene.events.of("connection discarded").len(), 1, "{:?}", scene.events);
+    // If no statement is running, the same conflict is FATAL.
+    assert_eq!(read_and_idle(&pool, &connect(&fixture.on_primary).await).await.unwrap(), 2);
+    assert_eq!(fixture.events.of("retrying")[1]["class"], "connection");
+    assert_eq!(fixture.events.of("connection discarded").len(), 1, "{:?}", fixture.events);
 
-    // There is nothing left to go back to.
-    let admin = scene.pair.primary.config();
-    let drop_it = format!("DROP DATABASE {}", scene.on_primary.get_dbname().unwrap());
-    let drop_it = disturb(&scene.on_standby, &admin, &drop_it);
+    // The database is gone, so the retry cannot connect.
+    let admin = fixture.pair.primary.config();
+    let drop_it = format!("DROP DATABASE {}", fixture.on_primary.get_dbname().unwrap());
+    let drop_it = disturb(&fixture.on_standby, &admin, &drop_it);
     let error = tokio::join!(read_slowly(&pool), drop_it).0.unwrap_err();
-    let retry = &scene.events.of("retrying")[2];
+    let retry = &fixture.events.of("retrying")[2];
     assert_eq!((&*retry["class"], &*retry["sqlstate"]), ("connection", "57P04"));
     assert_eq!(error.as_db_error().unwrap().code().code(), "3D000", "{error:?}");
 }
@@ -273,7 +273,7 @@ async fn promote_half_way(tx: &mut Transaction<'_>, standby: &Config) -> Result<
 
 const NOWHERE: &str = "/nowhere";
 
-/// The first of two hosts that takes writes. Where none does, the driver's error is the last one's.
+/// Connects to the first of two hosts that accepts writes. If none does, the driver returns the error of the last.
 fn writable(config: &Config, hosts: [&str; 2]) -> Config {
     let mut writable = Config::new();
     writable.user("postgres").dbname(config.get_dbname().unwrap());
@@ -283,31 +283,31 @@ fn writable(config: &Config, hosts: [&str; 2]) -> Config {
 
 #[tokio::test]
 async fn a_promoted_standby_takes_the_next_transaction() {
-    let scene = Scene::new(Pair::start().into()).await;
-    let mut survivor = connect(&scene.on_standby).await;
-    let Some(Host::Unix(socket)) = scene.on_standby.get_hosts().first() else { panic!("a socket") };
+    let fixture = Fixture::new(Pair::start().into()).await;
+    let mut survivor = connect(&fixture.on_standby).await;
+    let Some(Host::Unix(socket)) = fixture.on_standby.get_hosts().first() else { panic!("a socket") };
     let socket = socket.to_string_lossy();
     for hosts in [[&*socket, NOWHERE], [NOWHERE, &*socket]] {
-        let error = plain(&pool(&writable(&scene.on_standby, hosts), 1)).await.unwrap_err();
+        let error = plain(&pool(&writable(&fixture.on_standby, hosts), 1)).await.unwrap_err();
         assert_eq!(classify(&error), Some(Class::Connection), "{error:?}");
     }
 
-    let writable = pool(&writable(&scene.on_standby, [&*socket, NOWHERE]), 1);
-    let standby_only = pool(&scene.on_standby, 1);
-    let (promoted, written) = tokio::join!(promote_half_way(&standby_only, &scene.on_standby), patient(&writable));
-    assert_eq!(promoted.unwrap(), 2, "its own transaction still only reads");
+    let writable = pool(&writable(&fixture.on_standby, [&*socket, NOWHERE]), 1);
+    let standby_only = pool(&fixture.on_standby, 1);
+    let (promoted, written) = tokio::join!(promote_half_way(&standby_only, &fixture.on_standby), patient(&writable));
+    assert_eq!(promoted.unwrap(), 2, "the transaction that was open stays read-only");
     assert!(written.unwrap() >= 2);
     assert_eq!(plain(&mut survivor).await.unwrap(), 1);
-    assert_eq!(rows(&scene.on_standby).await, 3);
+    assert_eq!(rows(&fixture.on_standby).await, 3);
 }
 
-const ANSWER_LOST: Fault = Fault { text: "COMMIT", request: usize::MAX, reply: 0, cut: Cut::Close };
+const REPLY_CUT: Fault = Fault { text: "COMMIT", request: usize::MAX, reply: 0, cut: Cut::Close };
 
-/// The identity of a transaction that is committed behind a lost answer.
-macro_rules! lost {
+/// The identity of a transaction that is committed, but whose reply to COMMIT did not arrive.
+macro_rules! commit_unknown {
     ($function:ident, $proxy:expr) => {{
         let mut client = connect($proxy.config()).await;
-        $proxy.arm(ANSWER_LOST);
+        $proxy.arm(REPLY_CUT);
         match $function(&mut client).await.unwrap_err() {
             Error::CommitUnknown { identity: Some(identity), .. } => *identity,
             error => panic!("{error:?}"),
@@ -317,40 +317,43 @@ macro_rules! lost {
 
 #[tokio::test]
 async fn a_standby_is_not_asked_for_outcomes() {
-    let scene = Scene::new(Pair::shared()).await;
-    let proxy = Proxy::start(&scene.on_primary).await.unwrap();
+    let fixture = Fixture::new(Pair::shared()).await;
+    let proxy = Proxy::start(&fixture.on_primary).await.unwrap();
     for committed in 1..=2 {
-        let pool = Turns::to([proxy.config(), &scene.on_standby, &scene.on_primary]);
-        proxy.arm(ANSWER_LOST);
+        let pool = InOrder::to([proxy.config(), &fixture.on_standby, &fixture.on_primary]);
+        proxy.arm(REPLY_CUT);
         let attempt = if committed == 1 { resolved(&pool).await } else { by_token(&pool).await };
         assert_eq!(attempt.unwrap(), 1);
-        assert_eq!(pool.discarded.load(Ordering::Relaxed), 2, "the lost one, and the standby's");
-        assert_eq!(rows(&scene.on_primary).await, committed);
+        assert_eq!(pool.discarded.load(Ordering::Relaxed), 2, "the closed connection, and the standby's");
+        assert_eq!(rows(&fixture.on_primary).await, committed);
     }
 }
 
-/// By its id, a commit that survived the failover cannot be told from that of whoever was given the id since. By a
-/// token it can.
+/// By id, a commit that survived the failover cannot be told from a later one with the same id. By token it can.
 #[tokio::test]
 async fn a_commit_is_looked_up_on_the_promoted_standby_and_never_guessed() {
-    let scene = Scene::new(Pair::start().into()).await;
-    let proxy = Proxy::start(&scene.on_primary).await.unwrap();
-    let survived: [Identity; 2] = [lost!(resolved, proxy), lost!(by_token, proxy)];
-    let standby = connect(&scene.on_standby).await;
-    catch_up(&connect(&scene.on_primary).await, &standby).await;
+    let fixture = Fixture::new(Pair::start().into()).await;
+    let proxy = Proxy::start(&fixture.on_primary).await.unwrap();
+    let survived: [Identity; 2] = [commit_unknown!(resolved, proxy), commit_unknown!(by_token, proxy)];
+    let standby = connect(&fixture.on_standby).await;
+    catch_up(&connect(&fixture.on_primary).await, &standby).await;
     cut_off(&standby).await;
-    let gone: [Identity; 2] = [lost!(resolved, proxy), lost!(by_token, proxy)];
-    assert_eq!(rows(&scene.on_primary).await, 4);
-    scene.pair.primary.stop("immediate").unwrap();
-    promote(&scene.on_standby).await;
+    let gone: [Identity; 2] = [commit_unknown!(resolved, proxy), commit_unknown!(by_token, proxy)];
+    assert_eq!(rows(&fixture.on_primary).await, 4);
+    fixture.pair.primary.stop("immediate").unwrap();
+    promote(&fixture.on_standby).await;
 
     assert_eq!(survived[0].resolve(&standby).await.unwrap(), CommitOutcome::Unknown);
     assert_eq!(gone[0].resolve(&standby).await.unwrap(), CommitOutcome::RolledBack);
     assert_eq!(survived[1].resolve(&standby).await.unwrap(), CommitOutcome::Committed);
     assert_eq!(gone[1].resolve(&standby).await.unwrap(), CommitOutcome::RolledBack);
     while xid(&standby).await < gone[0].xid().unwrap() {}
-    assert_eq!(gone[0].resolve(&standby).await.unwrap(), CommitOutcome::Unknown, "the id is somebody else's now");
-    assert_eq!(rows(&scene.on_standby).await, 2);
+    assert_eq!(
+        gone[0].resolve(&standby).await.unwrap(),
+        CommitOutcome::Unknown,
+        "the id now belongs to another transaction"
+    );
+    assert_eq!(rows(&fixture.on_standby).await, 2);
 }
 
 /// How many commits wait for a standby.
@@ -359,35 +362,35 @@ async fn waiting(observer: &Client) -> i64 {
     observer.query_one(sql, &[]).await.unwrap().get(0)
 }
 
-/// The server waits for the standby before it answers, and to end that wait is to commit on this server only.
+/// The server replies after the standby has confirmed. To end that wait would commit on this server only.
 #[tokio::test]
-async fn a_commit_that_waits_for_its_standby_is_not_ended() {
+async fn a_look_up_does_not_end_a_commit_that_waits_for_its_standby() {
     let server = Server::start_with(&["synchronous_commit=on"]).unwrap();
     let mut config = server.config();
     let observer = connect(config.options("-c synchronous_commit=local")).await;
     observer.batch_execute("CREATE TABLE done (attempt int); CREATE TABLE probes ()").await.unwrap();
-    observer.batch_execute("ALTER SYSTEM SET synchronous_standby_names = 'nobody'").await.unwrap();
+    observer.batch_execute("ALTER SYSTEM SET synchronous_standby_names = 'absent'").await.unwrap();
     observer.batch_execute("SELECT pg_reload_conf()").await.unwrap();
     let prober = connect(&server.config()).await;
     let probing = pid(&prober).await;
     let probe = async { while prober.batch_execute("INSERT INTO probes DEFAULT VALUES").await.is_ok() {} };
     tokio::select! {
-        () = probe => panic!("the connection is lost"),
+        () = probe => panic!("the connection is closed"),
         () = wait_until(&observer, "wait_event = 'SyncRep'", probing) => {}
     }
 
     let proxy = Proxy::start(&server.config()).await.unwrap();
-    proxy.arm(ANSWER_LOST);
+    proxy.arm(REPLY_CUT);
     let error = resolved_soon(&pool(proxy.config(), 2)).await.unwrap_err();
     let Error::CommitUnknown { identity: Some(identity), .. } = error else { panic!("{error:?}") };
-    assert_eq!(waiting(&observer).await, 2, "it waits, beside the probe");
+    assert_eq!(waiting(&observer).await, 2, "the commit waits, and so does the probe");
     let asked = tokio::time::timeout(Duration::from_millis(500), identity.resolve(&observer)).await;
     assert!(asked.is_err(), "nothing is known yet: {asked:?}");
     assert_eq!(waiting(&observer).await, 2);
 
-    // One whose COMMIT has not arrived waits for no standby.
+    // A transaction whose COMMIT has not arrived does not wait for the standby.
     let mut client = connect(proxy.config()).await;
-    proxy.arm(Fault { request: 9, cut: Cut::Silent, ..ANSWER_LOST });
+    proxy.arm(Fault { request: 9, cut: Cut::Silent, ..REPLY_CUT });
     let error = resolved_soon(&mut client).await.unwrap_err();
     let Error::CommitUnknown { identity: Some(left), .. } = error else { panic!("{error:?}") };
     assert_eq!(left.resolve(&observer).await.unwrap(), CommitOutcome::RolledBack);
