@@ -1,4 +1,4 @@
-//! What the field's lessons teach of transactions, done with this library.
+//! Common transaction patterns: transfers, optional steps, upserts, optimistic locking and job queues.
 #![allow(missing_docs)]
 
 use std::collections::HashSet;
@@ -19,7 +19,7 @@ async fn database(accounts: i64) -> Database {
 enum BankError {
     #[error("insufficient funds")]
     InsufficientFunds,
-    #[error("account {0} was changed by somebody else")]
+    #[error("account {0} was changed by another transaction")]
     Stale(i64),
     #[error(transparent)]
     Postgres(#[from] tokio_postgres::Error),
@@ -29,7 +29,7 @@ enum BankError {
 
 #[transactional]
 async fn transfer(tx: &mut Transaction<'_>, from: i64, to: i64, cents: i64) -> Result<(), BankError> {
-    // Each locks its own side first: two transfers in opposite directions deadlock.
+    // Locks the paying account first, so two transfers in opposite directions deadlock.
     let locked = "SELECT cents FROM accounts WHERE id = $1 FOR UPDATE";
     let balance: i64 = tx.query_one(locked, &[&from]).await?.get(0);
     tokio::task::yield_now().await;
@@ -43,7 +43,7 @@ async fn transfer(tx: &mut Transaction<'_>, from: i64, to: i64, cents: i64) -> R
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn transfers_in_opposite_lock_order_keep_the_money() {
+async fn transfers_that_lock_in_opposite_order_keep_the_total() {
     let db = database(2).await;
     let pool = db.pool(8);
     let tasks: Vec<_> = (0..8)
@@ -63,12 +63,12 @@ async fn transfers_in_opposite_lock_order_keep_the_money() {
     for task in tasks {
         first += task.await.unwrap();
     }
-    assert_eq!(db.cents(1).await, first, "what was reported is what happened");
+    assert_eq!(db.cents(1).await, first, "exactly the transfers that returned Ok happened");
     assert_eq!(db.cents(1).await + db.cents(2).await, 2_000);
 }
 
 #[tokio::test]
-async fn a_refusal_of_the_bodys_own_is_rolled_back_and_returned() {
+async fn the_bodys_own_error_is_rolled_back_and_returned() {
     let db = database(2).await;
     let error = transfer(&db.pool(1), 1, 2, 5_000).await.unwrap_err();
     assert!(matches!(error, BankError::InsufficientFunds));
@@ -83,7 +83,7 @@ async fn increment(tx: &mut Transaction<'_>) -> Result<(), Error> {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn no_update_is_lost_under_repeatable_read() {
+async fn repeatable_read_prevents_lost_updates() {
     let db = database(1).await;
     let pool = db.pool(4);
     let tasks: Vec<_> = (0..4)
@@ -112,12 +112,12 @@ async fn apply_coupon(tx: &mut Transaction<'_>, order: i64, coupon: &str) -> Res
 #[transactional]
 async fn place_order(tx: &mut Transaction<'_>, order: i64, cents: i64, coupon: &str) -> Result<bool, Error> {
     tx.execute("INSERT INTO orders VALUES ($1, $2)", &[&order, &cents]).await?;
-    // The coupon is optional: its failure is undone, and the order stands.
+    // The coupon is optional. If it fails, only its savepoint is rolled back.
     Ok(apply_coupon(&mut *tx, order, coupon).await.is_ok())
 }
 
 #[tokio::test]
-async fn an_optional_step_is_a_savepoint() {
+async fn an_optional_step_can_fail_without_its_transaction() {
     let db = Database::create().await;
     db.setup(
         "CREATE TABLE orders (id bigint PRIMARY KEY, cents bigint CHECK (cents >= 0));
@@ -137,7 +137,7 @@ async fn insert(tx: &mut Transaction<'_>, id: i64, cents: i64) -> Result<(), own
     Ok(())
 }
 
-/// An error type of the caller's own, with no more than the two conversions.
+/// An error type with only the two conversions.
 mod own {
     #[derive(Debug)]
     pub(crate) enum Error {
@@ -196,7 +196,7 @@ async fn withdraw(tx: &mut Transaction<'_>, rival: &Rival, attempts: &AtomicU32)
 }
 
 #[tokio::test]
-async fn optimistic_locking_by_a_version_column() {
+async fn retry_if_retries_a_stale_version() {
     let db = Database::create().await;
     db.setup("CREATE TABLE wallets (id int, cents bigint, version int); INSERT INTO wallets VALUES (1, 1000, 0)").await;
     let (rival, attempts) = (Rival::connect(&db).await, AtomicU32::new(0));
@@ -240,5 +240,5 @@ async fn eight_workers_claim_each_job_once() {
         all.extend(worker.await.unwrap());
     }
     assert_eq!(all.len(), 200);
-    assert_eq!(all.iter().collect::<HashSet<_>>().len(), 200, "none twice");
+    assert_eq!(all.iter().collect::<HashSet<_>>().len(), 200, "no job was claimed twice");
 }

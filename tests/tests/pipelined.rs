@@ -1,4 +1,4 @@
-//! `begin = "pipelined"`: BEGIN in the flight of the first statement, and what happens where it fails.
+//! `begin = "pipelined"`: BEGIN is sent together with the first statement. What happens if BEGIN fails.
 #![allow(missing_docs)]
 
 use std::time::Duration;
@@ -15,8 +15,8 @@ use tokio_postgres::{Client, Statement};
 
 const SOON: Duration = Duration::from_secs(20);
 
-/// Two statements at once: the second must wait for the answer to BEGIN. The identity makes BEGIN longer, and so
-/// easier to hit.
+/// Sends two statements at the same time. The second must wait for the reply to BEGIN. Asking for the identity makes BEGIN
+/// take longer, so a cancel request hits it more often.
 #[transactional(begin = "pipelined", unknown_commit = "resolve", retries = 100)]
 async fn write_twice(tx: &mut Transaction<'_>, write: &Statement, call: i32) -> Result<i32, Error> {
     let attempt = i32::try_from(tx.attempt()).expect("few attempts");
@@ -27,7 +27,7 @@ async fn write_twice(tx: &mut Transaction<'_>, write: &Statement, call: i32) -> 
     Ok(attempt)
 }
 
-/// One after the other, by the driver's own client, whose statements nobody watches.
+/// Sends one statement after another on the driver's own client, which the runtime does not watch.
 #[transactional(begin = "pipelined", unknown_commit = "resolve", retries = 100)]
 async fn write_unwatched(tx: &mut Transaction<'_>, write: &Statement, call: i32) -> Result<i32, Error> {
     let attempt = i32::try_from(tx.attempt()).expect("few attempts");
@@ -42,18 +42,18 @@ async fn attempts_of(client: &Client, call: i32, step: &str) -> Vec<i32> {
     client.query(sql, &[&call, &step]).await.unwrap().iter().map(|row| row.get(0)).collect()
 }
 
-/// The hazard, for real: a cancel request hits BEGIN, and the first statement has run outside of the transaction.
-/// Nothing else has, and the call was tried again.
+/// The known hazard: a cancel request hits BEGIN, so the first statement runs outside the transaction. No other statement
+/// does, and the call is retried.
 #[tokio::test]
-async fn nothing_after_the_first_statement_runs_where_begin_was_cancelled() {
-    // The requests keep others from connecting.
+async fn no_statement_after_the_first_runs_if_begin_was_cancelled() {
+    // Its own server, because the requests can keep other tests from connecting.
     let server = Server::start().unwrap();
     let db = Database::create_on(&server.config()).await;
     db.setup("CREATE TABLE ran (call int, attempt int, step text)").await;
     let (mut client, observer) = (db.client().await, db.client().await);
     let write = client.prepare("INSERT INTO ran VALUES ($1, $2, $3)").await.unwrap();
     let cancels = Cancels::start(client.cancel_token());
-    // What ran outside, for each of the two functions, and whether a call of it was tried again and succeeded.
+    // For each function: how many statements ran outside a transaction, and whether a retried call succeeded.
     let mut outside = [0, 0];
     let mut retried = [false, false];
     for call in 0.. {
@@ -64,7 +64,7 @@ async fn nothing_after_the_first_statement_runs_where_begin_was_cancelled() {
         } else {
             timeout(SOON, write_twice(&mut client, &write, call)).await
         };
-        let result = result.expect("nobody reads the answer to BEGIN");
+        let result = result.expect("the reply to BEGIN is not read");
         let all = events.of("retrying");
         let hits = all.iter().filter(|event| event["class"] == "begin_canceled").count();
         let committed: Vec<i32> = result.iter().copied().collect();
@@ -89,7 +89,7 @@ async fn add(tx: &mut Transaction<'_>, how: &str) -> Result<u32, Error> {
         |id: i64| async move { outer.execute("UPDATE accounts SET cents = cents + 1 WHERE id = $1", &[&id]).await };
     match how {
         "no statement" => {}
-        "dropped unanswered" => assert!(add(1).now_or_never().is_none()),
+        "dropped without a reply" => assert!(add(1).now_or_never().is_none()),
         "dropped, then another" => {
             assert!(add(1).now_or_never().is_none());
             add(2).await?;
@@ -109,7 +109,7 @@ async fn add(tx: &mut Transaction<'_>, how: &str) -> Result<u32, Error> {
         "driver's client" => {
             (**tx).execute("UPDATE accounts SET cents = cents + 1 WHERE id = 1", &[]).await?;
         }
-        "own error" => return Err(Error::Pool(PoolError::closed("none of the server's"))),
+        "own error" => return Err(Error::Pool(PoolError::closed("not a failure of the server"))),
         _ => unreachable!("{how}"),
     }
     Ok(tx.attempt())
@@ -121,11 +121,11 @@ async fn add_nested(tx: &mut Transaction<'_>) -> Result<u32, Error> {
 }
 
 #[tokio::test]
-async fn bodies_of_every_kind_run_in_the_transaction() {
+async fn all_kinds_of_bodies_run_inside_the_transaction() {
     let db = Database::create().await;
     db.accounts(2, 100).await;
     let pool = db.pool(1);
-    let add = async |how| timeout(SOON, add(&pool, how)).await.expect("nobody reads the answer to BEGIN");
+    let add = async |how| timeout(SOON, add(&pool, how)).await.expect("the reply to BEGIN is not read");
     let mut expected = (100, 100);
     for (how, one, two) in [
         ("no statement", 0, 0),
@@ -142,19 +142,19 @@ async fn bodies_of_every_kind_run_in_the_transaction() {
         assert_eq!((db.cents(1).await, db.cents(2).await), expected, "{how}");
     }
     assert!(matches!(add("own error").await, Err(Error::Pool(_))));
-    assert_eq!(add("dropped unanswered").await.unwrap(), 1);
+    assert_eq!(add("dropped without a reply").await.unwrap(), 1);
     assert_eq!(db.open_transactions().await, 0);
     assert_eq!(pool.status().available, 1);
 }
 
-/// Whatever was done in the transaction that was left open must not be committed with ours, and ours runs in one of
-/// its own: the session's.
+/// What the open transaction wrote must not be committed with the call's own writes. The call is retried on the same
+/// session, in its own transaction.
 #[tokio::test]
-async fn a_transaction_that_was_left_open_is_rolled_back_and_ours_tried_again() {
+async fn a_transaction_that_was_left_open_is_rolled_back_and_the_call_retried() {
     for left in ["BEGIN; UPDATE accounts SET cents = 0", "BEGIN; UPDATE accounts SET cents = 0; SELECT 1 / 0"] {
         let db = Database::create().await;
         db.accounts(2, 100).await;
-        // The next attempt is on the session that was put right, not on one like it.
+        // The pool's other session is inside a transaction too. The second attempt must not get that one.
         let pool = db.pool(2);
         let [one, two] = [pool.get().await.unwrap(), pool.get().await.unwrap()];
         let _ = one.batch_execute(left).await;
@@ -176,22 +176,22 @@ async fn identified(tx: &mut Transaction<'_>) -> Result<(), Error> {
 }
 
 #[tokio::test]
-async fn what_begin_says_is_what_the_caller_gets() {
+async fn an_error_of_begin_is_returned_to_the_caller() {
     let db = Database::create().await;
     db.accounts(2, 100).await;
-    db.setup("DROP ROLE IF EXISTS nobody; CREATE ROLE nobody LOGIN; GRANT ALL ON accounts TO nobody").await;
+    db.setup("DROP ROLE IF EXISTS visitor; CREATE ROLE visitor LOGIN; GRANT ALL ON accounts TO visitor").await;
     let mut config = db.config().clone();
-    config.user("nobody");
+    config.user("visitor");
     db.setup("REVOKE EXECUTE ON FUNCTION pg_control_system() FROM PUBLIC").await;
     let error = identified(&pool(&config, 1)).await.unwrap_err();
     assert!(matches!(error, Error::ResolveUnsupported(_)), "{error:?}");
     assert_eq!(db.cents(1).await, 100);
     assert_eq!(db.open_transactions().await, 0);
-    db.setup("REVOKE ALL ON accounts FROM nobody; DROP ROLE nobody").await;
+    db.setup("REVOKE ALL ON accounts FROM visitor; DROP ROLE visitor").await;
 }
 
 #[tokio::test]
-async fn a_connection_lost_at_begin_is_retried_on_another() {
+async fn a_connection_that_closes_at_begin_is_replaced() {
     let db = Database::create().await;
     db.accounts(2, 100).await;
     let proxy = Proxy::start(db.config()).await.unwrap();

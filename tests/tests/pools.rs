@@ -1,4 +1,4 @@
-//! Sources: the pools that the features name, a pool of one's own, a lone client, and how each fails.
+//! Connection sources: deadpool, bb8, a custom pool, a client and a pooled connection, and how each can fail.
 #![allow(missing_docs)]
 
 use std::error::Error as _;
@@ -33,14 +33,14 @@ fn bb8(db: &Database) -> bb8::Pool<PostgresConnectionManager<NoTls>> {
     let manager = PostgresConnectionManager::new(db.config().clone(), NoTls);
     bb8::Pool::builder()
         .max_size(1)
-        // What was given back is handed out again untested, so that a dead connection would be noticed.
+        // Connections are lent again untested, so a closed one that was given back would show.
         .test_on_check_out(false)
         .connection_timeout(Duration::from_millis(300))
         .build_unchecked(manager)
 }
 
 #[tokio::test]
-async fn a_lost_connection_is_never_given_back() {
+async fn a_closed_connection_is_never_given_back() {
     let db = Database::create().await;
     let observer = db.client().await;
     for _ in 0..20 {
@@ -50,12 +50,12 @@ async fn a_lost_connection_is_never_given_back() {
         let (second, attempts) = cut_once(&deadpool, &observer).await.unwrap();
         assert_eq!(attempts, 2);
         assert_ne!(first, second);
-        assert_eq!(backend(&deadpool).await.unwrap(), second, "a good one is kept");
+        assert_eq!(backend(&deadpool).await.unwrap(), second, "a good connection is kept");
         let first = backend(&bb8).await.unwrap();
         let (second, attempts) = cut_once(&bb8, &observer).await.unwrap();
         assert_eq!(attempts, 2);
         assert_ne!(first, second);
-        assert_eq!(backend(&bb8).await.unwrap(), second, "a good one is kept");
+        assert_eq!(backend(&bb8).await.unwrap(), second, "a good connection is kept");
     }
 }
 
@@ -64,45 +64,45 @@ async fn no_retries(tx: &mut Transaction<'_>) -> Result<i32, Error> {
     Ok(pid(tx).await)
 }
 
-/// Hands out connections that died in it, as a pool does after the server was restarted, and connects anew after them.
-struct Graveyard {
-    dead: std::sync::Mutex<Vec<Client>>,
-    living: Connect,
+/// Lends connections that have closed, as a pool does after the server restarted. After these it opens new ones.
+struct ClosedFirst {
+    closed: std::sync::Mutex<Vec<Client>>,
+    open: Connect,
 }
 
-impl Pool for Graveyard {
+impl Pool for ClosedFirst {
     fn get(&self) -> BoxFuture<'_, Result<Box<dyn Session>, PoolError>> {
-        match self.dead.lock().unwrap().pop() {
+        match self.closed.lock().unwrap().pop() {
             Some(client) => {
-                let (given_back, discarded) = (self.living.given_back.clone(), self.living.discarded.clone());
+                let (given_back, discarded) = (self.open.given_back.clone(), self.open.discarded.clone());
                 Box::pin(async { Ok(Box::new(Connected { client, given_back, discarded }) as Box<dyn Session>) })
             }
-            None => self.living.get(),
+            None => self.open.get(),
         }
     }
 }
 
 #[tokio::test]
-async fn connections_that_died_in_the_pool_cost_no_retry() {
+async fn connections_that_closed_in_the_pool_cost_no_retry() {
     let db = Database::create().await;
     let observer = db.client().await;
-    let mut dead = Vec::new();
+    let mut closed = Vec::new();
     for _ in 0..5 {
         let client = db.client().await;
         terminate(&observer, pid(&client).await).await;
         while !client.is_closed() {
             tokio::time::sleep(Duration::from_millis(1)).await;
         }
-        dead.push(client);
+        closed.push(client);
     }
-    let living = Connect { config: db.config().clone(), given_back: <_>::default(), discarded: <_>::default() };
-    let pool = Graveyard { dead: dead.into(), living };
+    let open = Connect { config: db.config().clone(), given_back: <_>::default(), discarded: <_>::default() };
+    let pool = ClosedFirst { closed: closed.into(), open };
     no_retries(&pool).await.unwrap();
-    assert_eq!(pool.living.discarded.load(Ordering::Relaxed), 5);
+    assert_eq!(pool.open.discarded.load(Ordering::Relaxed), 5);
 }
 
 #[tokio::test]
-async fn a_closed_pool_is_an_error_at_once() {
+async fn a_closed_pool_is_not_retried() {
     let db = Database::create().await;
     let pool = db.pool(1);
     pool.close();
@@ -115,7 +115,7 @@ async fn a_closed_pool_is_an_error_at_once() {
 }
 
 #[tokio::test]
-async fn an_exhausted_pool_is_retried_and_then_an_error() {
+async fn an_exhausted_pool_is_retried_and_then_an_error_of_capacity() {
     let db = Database::create().await;
     let pool = deadpool_postgres::Pool::builder(Manager::new(db.config().clone(), NoTls))
         .max_size(1)
@@ -144,7 +144,7 @@ async fn an_exhausted_pool_is_retried_and_then_an_error() {
 }
 
 #[tokio::test]
-async fn a_server_that_is_not_there_is_retried_and_then_an_error() {
+async fn a_server_that_does_not_listen_is_retried_and_then_an_error() {
     let db = Database::create().await;
     let mut nowhere = Config::new();
     nowhere.host("127.0.0.1").port(1).user("postgres").connect_timeout(Duration::from_secs(1));
@@ -159,10 +159,10 @@ async fn a_server_that_is_not_there_is_retried_and_then_an_error() {
 }
 
 #[tokio::test]
-async fn a_login_that_the_server_refuses_is_an_error_at_once() {
+async fn a_refused_login_is_not_retried() {
     let db = Database::create().await;
     let mut no_user = db.config().clone();
-    no_user.user("nobody_of_that_name");
+    no_user.user("no_such_user");
     let mut no_database = db.config().clone();
     no_database.dbname("no_such_database");
     for (config, code) in [(no_user, "28000"), (no_database, "3D000")] {
@@ -175,7 +175,7 @@ async fn a_login_that_the_server_refuses_is_an_error_at_once() {
     }
 }
 
-/// Opens a connection for every attempt, and counts what becomes of them.
+/// A pool that opens a connection for every attempt. It counts those given back and those discarded.
 struct Connect {
     config: Config,
     given_back: std::sync::Arc<AtomicUsize>,
@@ -216,7 +216,7 @@ impl Drop for Connected {
 }
 
 #[tokio::test]
-async fn a_pool_of_ones_own() {
+async fn a_custom_pool_works_by_value_and_behind_pointers() {
     let db = Database::create().await;
     let observer = db.client().await;
     let pool = Connect { config: db.config().clone(), given_back: <_>::default(), discarded: <_>::default() };
@@ -241,7 +241,7 @@ impl Pool for Slow {
 }
 
 #[tokio::test]
-async fn a_timeout_of_ones_own_pool_is_a_want_of_capacity() {
+async fn a_timeout_of_a_custom_pool_has_the_class_capacity() {
     let error = backend(&Slow(Duration::from_millis(1))).await.unwrap_err();
     assert_eq!(classify(&error), Some(Class::Capacity));
 }
@@ -254,11 +254,11 @@ async fn cached(tx: &mut Transaction<'_>) -> Result<(usize, u32), Error> {
 }
 
 #[tokio::test]
-async fn a_stale_plan_is_prepared_anew_and_retried_at_once() {
+async fn a_stale_plan_is_prepared_anew_and_retried_without_delay() {
     let db = Database::create().await;
     db.setup("CREATE TABLE things (a int); INSERT INTO things VALUES (1)").await;
     let pool = db.pool(2);
-    // Two sessions, each with a cache that goes stale.
+    // Two sessions, each with a cached statement that becomes stale.
     let (one, two) = (pool.get().await.unwrap(), pool.get().await.unwrap());
     for session in [&one, &two] {
         let statement = session.prepare_cached("SELECT * FROM things").await.unwrap();
@@ -276,7 +276,7 @@ async fn a_stale_plan_is_prepared_anew_and_retried_at_once() {
 }
 
 #[transactional]
-async fn stale_for_ever(
+async fn always_stale(
     tx: &mut Transaction<'_>,
     statement: &tokio_postgres::Statement,
     attempts: &AtomicUsize,
@@ -294,7 +294,7 @@ async fn a_plan_that_stays_stale_is_retried_once() {
     let statement = client.prepare("SELECT * FROM things").await.unwrap();
     db.setup("ALTER TABLE things ADD COLUMN b int").await;
     let attempts = AtomicUsize::new(0);
-    let error = stale_for_ever(&mut client, &statement, &attempts).await.unwrap_err();
+    let error = always_stale(&mut client, &statement, &attempts).await.unwrap_err();
     assert_eq!(classify(&error), Some(Class::StalePlan));
     assert_eq!(attempts.load(Ordering::Relaxed), 2);
 }
@@ -330,7 +330,7 @@ async fn stall(tx: &mut Transaction<'_>, stalled: &Notify) -> Result<(), Error> 
     std::future::pending().await
 }
 
-/// The caller's own connection of a pool: it is neither given back nor discarded, and left outside of any transaction.
+/// A pooled connection that the caller holds is neither given back nor discarded, and is left outside any transaction.
 macro_rules! check_connection {
     ($db:ident, $connection:expr) => {{
         let (observer, events) = ($db.client().await, Events::capture());
@@ -354,7 +354,7 @@ macro_rules! check_connection {
 }
 
 #[tokio::test]
-async fn a_connection_of_a_pool_is_a_source() {
+async fn a_pooled_connection_that_the_caller_holds_is_a_source() {
     let db = Database::create().await;
     db.setup("CREATE TABLE things (a int)").await;
     check_connection!(db, db.pool(1).get().await.unwrap());
@@ -364,7 +364,7 @@ async fn a_connection_of_a_pool_is_a_source() {
 }
 
 #[tokio::test]
-async fn a_connection_of_a_pool_keeps_its_statement_cache() {
+async fn a_pooled_connection_that_the_caller_holds_keeps_its_statement_cache() {
     let db = Database::create().await;
     db.setup("CREATE TABLE things (a int); INSERT INTO things VALUES (1)").await;
     let pool = db.pool(1);

@@ -1,4 +1,4 @@
-//! Promise 7: no extra round trips over a hand-written transaction, whatever options are set.
+//! Promise 7: a call takes no more round trips than a hand-written transaction, whatever options are set.
 #![allow(missing_docs)]
 
 use retry_runtime::{Error, Transaction, transactional};
@@ -7,7 +7,7 @@ use retry_tests::{Database, connect, pool};
 use tokio_postgres::types::{ToSql, Type};
 use tokio_postgres::{Client, GenericClient};
 
-/// Two statements, each one round trip.
+/// Two statements of one round trip each.
 async fn two_statements(client: &impl GenericClient) -> Result<(), tokio_postgres::Error> {
     let id: [(&(dyn ToSql + Sync), Type); 1] = [(&1_i64, Type::INT8)];
     client.query_typed("SELECT cents FROM accounts WHERE id = $1", &id).await?;
@@ -88,7 +88,7 @@ read_only!(report);
 read_only!(awaited_report, begin = "awaited");
 
 #[tokio::test]
-async fn no_extra_round_trips() {
+async fn a_call_takes_no_extra_round_trip() {
     let db = Database::create().await;
     db.accounts(1, 100).await;
     let proxy = Proxy::start(db.config()).await.unwrap();
@@ -108,14 +108,14 @@ async fn no_extra_round_trips() {
     assert_eq!(round_trips!(plain(&pool)), 4);
     assert_eq!(round_trips!(with_options(&mut client)), 4);
     assert_eq!(round_trips!(with_options(&pool)), 4);
-    assert_eq!(round_trips!(nested(&pool)), 6, "SAVEPOINT and RELEASE in between");
-    assert_eq!(round_trips!(fails(&pool)), 4, "ROLLBACK in place of COMMIT");
+    assert_eq!(round_trips!(nested(&pool)), 6, "SAVEPOINT and RELEASE take one each");
+    assert_eq!(round_trips!(fails(&pool)), 4, "ROLLBACK instead of COMMIT");
     assert_eq!(db.cents(1).await, 106, "all but the last were committed");
 
-    assert_eq!(round_trips!(pipelined(&pool)), 3, "BEGIN and the first statement in one flight");
+    assert_eq!(round_trips!(pipelined(&pool)), 3, "BEGIN and the first statement are sent together");
     let _ = pipelined_from_the_cache(&pool).await;
     assert_eq!(round_trips!(pipelined_from_the_cache(&pool)), 3);
-    assert_eq!(round_trips!(report(&pool)), 3, "pipelined by default, as nothing can be lost by it");
+    assert_eq!(round_trips!(report(&pool)), 3, "pipelined by default, because it only reads");
     assert_eq!(round_trips!(awaited_report(&pool)), 4);
     assert_eq!(db.cents(1).await, 108);
 }

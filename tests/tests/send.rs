@@ -23,7 +23,7 @@ async fn bound_to_its_thread(tx: &mut Transaction<'_>) -> Result<usize, Error> {
     Ok(*counter)
 }
 
-/// Calls itself, through a function that names the future's type: rustc cannot tell otherwise that it is `Send`.
+/// Calls itself through a function that names the future's type. Otherwise rustc cannot infer that the future is `Send`.
 #[transactional]
 async fn plant(tx: &mut Transaction<'_>, height: i32) -> Result<u64, Error> {
     let planted = tx.execute("INSERT INTO nodes VALUES ($1)", &[&height]).await?;
@@ -37,26 +37,26 @@ fn plant_below<'a>(tx: &'a mut Transaction<'_>, height: i32) -> BoxFuture<'a, Re
     Box::pin(plant(tx, height))
 }
 
-/// Asks the compiler: the method below is there for what is `Send`, the trait's for everything.
-struct Asked<T>(PhantomData<T>);
+/// Finds out whether a type is `Send`. The inherent method exists only for `Send` types, and comes before the trait's.
+struct SendCheck<T>(PhantomData<T>);
 
-impl<T: Send> Asked<T> {
+impl<T: Send> SendCheck<T> {
     #[expect(clippy::unused_self)]
     fn is_send(&self) -> bool {
         true
     }
 }
 
-trait Otherwise {
+trait NotSend {
     fn is_send(&self) -> bool {
         false
     }
 }
 
-impl<T> Otherwise for Asked<T> {}
+impl<T> NotSend for SendCheck<T> {}
 
-fn ask<T>(_: &T) -> Asked<T> {
-    Asked(PhantomData)
+fn check<T>(_: &T) -> SendCheck<T> {
+    SendCheck(PhantomData)
 }
 
 #[tokio::test]
@@ -64,10 +64,10 @@ async fn the_future_is_send_exactly_when_the_body_is() {
     let db = Database::create().await;
     let pool: Pool = db.pool(1);
     let future = sendable(&pool, vec!["a".to_owned()]);
-    assert!(ask(&future).is_send());
+    assert!(check(&future).is_send());
     assert_eq!(future.await.unwrap(), 1);
     let future = bound_to_its_thread(&pool);
-    assert!(!ask(&future).is_send());
+    assert!(!check(&future).is_send());
     assert_eq!(future.await.unwrap(), 1);
 }
 

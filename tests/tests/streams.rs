@@ -1,4 +1,4 @@
-//! Every query method works, and what streams and COPY yield is watched too.
+//! Query methods, row streams and COPY: all of them work, and the runtime sees their failures.
 #![allow(missing_docs)]
 
 use std::pin::pin;
@@ -6,13 +6,11 @@ use std::pin::pin;
 use bytes::Bytes;
 use futures_util::{SinkExt, StreamExt, TryStreamExt};
 use retry_runtime::{Error, Transaction, transactional};
-use retry_tests::Database;
 use retry_tests::events::Events;
 use retry_tests::rival::Rival;
+use retry_tests::{Database, NO_PARAMS};
 use tokio_postgres::SimpleQueryMessage;
 use tokio_postgres::types::{ToSql, Type};
-
-const NONE: [&(dyn ToSql + Sync); 0] = [];
 
 #[transactional]
 async fn every_method(tx: &mut Transaction<'_>) -> Result<(), Error> {
@@ -61,14 +59,14 @@ async fn every_method_works() {
     assert_eq!(db.cents(8).await, 80);
 }
 
-/// Reads a stream to its end and swallows the conflict that it yields.
+/// Reads a stream to its end, and swallows the conflict that it yields.
 #[transactional(isolation = "repeatable read")]
 async fn swallow_a_rows_conflict(tx: &mut Transaction<'_>, rival: &Rival) -> Result<u32, Error> {
     tx.query_one("SELECT cents FROM accounts WHERE id = 1", &[]).await?;
     if tx.attempt() == 1 {
         rival.run("UPDATE accounts SET cents = cents + 1 WHERE id = 1").await;
     }
-    let rows = tx.query_raw("UPDATE accounts SET cents = cents + 10 RETURNING id", NONE).await?;
+    let rows = tx.query_raw("UPDATE accounts SET cents = cents + 10 RETURNING id", NO_PARAMS).await?;
     let _: Result<Vec<_>, _> = rows.try_collect().await;
     Ok(tx.attempt())
 }
@@ -82,7 +80,7 @@ async fn a_conflict_that_a_row_stream_yields_is_retried() {
     assert_eq!(db.cents(1).await, 111);
 }
 
-/// A COPY whose trigger meets a row that the rival has locked.
+/// Runs a COPY. Its trigger waits for a row that the rival has locked.
 #[transactional(lock_timeout = "10ms")]
 async fn copy_into(tx: &mut Transaction<'_>, rows: &str, swallow: bool, rival: &Rival) -> Result<u32, Error> {
     rival.run("ROLLBACK").await;
@@ -103,7 +101,7 @@ async fn copy_into(tx: &mut Transaction<'_>, rows: &str, swallow: bool, rival: &
 }
 
 #[tokio::test]
-async fn a_copy_that_fails_is_watched() {
+async fn the_failure_of_a_copy_is_retried_even_if_swallowed() {
     let db = Database::create().await;
     db.accounts(2, 100).await;
     db.setup(
@@ -119,9 +117,9 @@ async fn a_copy_that_fails_is_watched() {
     assert_eq!(db.cents(1).await, 102);
 }
 
-/// The server refuses a row while more of them follow.
+/// The server rejects a row while the client still sends more.
 #[tokio::test]
-async fn a_copy_that_the_server_ends_early_is_no_lost_connection() {
+async fn a_copy_that_the_server_ends_early_is_not_a_connection_failure() {
     let db = Database::create().await;
     db.setup("CREATE TABLE inbox (id int PRIMARY KEY)").await;
     db.accounts(1, 100).await;
