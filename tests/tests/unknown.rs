@@ -1,4 +1,4 @@
-//! Promise 3: an unknown outcome is never forgotten. Whatever fails after it, the call's error says unknown.
+//! Promise 3: once a commit's outcome is unknown, any later failure of the call is returned as `CommitUnknown`.
 #![allow(missing_docs)]
 
 use std::sync::Mutex;
@@ -13,7 +13,7 @@ use tokio_postgres::NoTls;
 
 const COMMIT_ARRIVES: Fault = Fault { text: "COMMIT", request: usize::MAX, reply: 0, cut: Cut::Reset };
 
-async fn scene() -> (Database, Proxy) {
+async fn setup() -> (Database, Proxy) {
     let db = Database::create().await;
     db.setup(
         "CREATE TABLE ledger (id int); CREATE TABLE slow (id int);
@@ -26,7 +26,7 @@ async fn scene() -> (Database, Proxy) {
     (db, proxy)
 }
 
-/// What the first attempt's commit has left.
+/// The number of committed rows.
 async fn committed(db: &Database) -> i64 {
     db.value("SELECT count(*) FROM ledger").await
 }
@@ -56,7 +56,7 @@ write! {
 
 #[tokio::test]
 async fn a_commit_that_outlasts_the_deadline_is_unknown() {
-    let (db, _proxy) = scene().await;
+    let (db, _proxy) = setup().await;
     let pool = db.pool(1);
     let events = Events::capture();
     let error = write_slowly(&pool).await.unwrap_err();
@@ -65,7 +65,7 @@ async fn a_commit_that_outlasts_the_deadline_is_unknown() {
     assert!(matches!(source, None | Some(Some(Error::DeadlineExceeded { .. }))), "{error:?}");
     assert_eq!(events.of("commit outcome unknown").len(), 1, "{events:?}");
     drop(pool.get().await.unwrap());
-    assert_eq!(db.value::<i64>("SELECT count(*) FROM slow").await, 1, "it is committed");
+    assert_eq!(db.value::<i64>("SELECT count(*) FROM slow").await, 1, "the transaction is committed");
 }
 
 /// The error received instead of a reply, or the failure of a later attempt.
@@ -89,9 +89,9 @@ fn once(db: &Database, proxy: &Proxy) -> impl Pool {
 }
 
 #[tokio::test]
-async fn a_server_that_is_gone_afterwards_leaves_it_unknown() {
+async fn an_unknown_outcome_stays_unknown_if_the_server_goes_down() {
     for in_time in [false, true] {
-        let (db, proxy) = scene().await;
+        let (db, proxy) = setup().await;
         let pool = once(&db, &proxy);
         proxy.arm(COMMIT_ARRIVES);
         let error = if in_time { write_in_time(&pool).await } else { write(&pool).await }.unwrap_err();
@@ -106,7 +106,7 @@ async fn a_server_that_is_gone_afterwards_leaves_it_unknown() {
     }
 }
 
-/// An error that is no error of the database's, with or without a type for it.
+/// The body's own error.
 #[derive(Debug, thiserror::Error)]
 enum Refusal {
     #[error("declined at the second attempt")]
@@ -117,7 +117,7 @@ enum Refusal {
     Postgres(#[from] tokio_postgres::Error),
 }
 
-/// What the hooks have noted.
+/// The hooks that ran.
 static HOOKS: Mutex<Vec<&str>> = Mutex::new(Vec::new());
 
 #[transactional(unknown_commit = "retry")]
@@ -133,7 +133,7 @@ async fn decline_later(tx: &mut Transaction<'_>, sql: &str) -> Result<(), Refusa
 }
 
 #[transactional(unknown_commit = "retry")]
-async fn decline_in_words(tx: &mut Transaction<'_>) -> Result<(), String> {
+async fn decline_as_text(tx: &mut Transaction<'_>) -> Result<(), String> {
     if tx.attempt() > 1 {
         return Err("declined".to_owned());
     }
@@ -141,10 +141,10 @@ async fn decline_in_words(tx: &mut Transaction<'_>) -> Result<(), String> {
     Ok(())
 }
 
-/// The body may have refused because its own first attempt is committed. Hooks that undo must not run either.
+/// The body may decline because its own first attempt is committed. Rollback hooks must not run either.
 #[tokio::test]
-async fn the_bodys_own_error_afterwards_leaves_it_unknown() {
-    let (db, proxy) = scene().await;
+async fn an_unknown_outcome_stays_unknown_if_the_body_then_declines() {
+    let (db, proxy) = setup().await;
     let pool = pool(proxy.config(), 1);
     for (sql, source) in [("SELECT 1", "declined at the second attempt"), ("SELECT 1 / 0", "division by zero")] {
         proxy.arm(COMMIT_ARRIVES);
@@ -155,25 +155,25 @@ async fn the_bodys_own_error_afterwards_leaves_it_unknown() {
     assert_eq!(committed(&db).await, 2);
     assert_eq!(HOOKS.lock().unwrap()[..], [""; 0]);
     proxy.arm(COMMIT_ARRIVES);
-    let text = decline_in_words(&pool).await.unwrap_err();
+    let text = decline_as_text(&pool).await.unwrap_err();
     assert_eq!(text, "the outcome of the commit is unknown: declined");
 }
 
-/// With the nearest thing to no deadline, nothing overflows.
+/// Close to the longest possible duration. No calculation with it may overflow.
 const FOREVER: Duration = Duration::from_secs(7_000_000_000_000_000_000);
 
 #[transactional(unknown_commit = "resolve", deadline = FOREVER)]
-async fn write_some_day(tx: &mut Transaction<'_>) -> Result<u32, Error> {
+async fn write_without_hurry(tx: &mut Transaction<'_>) -> Result<u32, Error> {
     tx.execute("INSERT INTO ledger VALUES (1)", &[]).await?;
     Ok(tx.attempt())
 }
 
 #[tokio::test]
-async fn an_absurd_deadline_is_no_deadline() {
-    let (db, proxy) = scene().await;
+async fn a_huge_deadline_does_not_overflow() {
+    let (db, proxy) = setup().await;
     let pool = pool(proxy.config(), 1);
-    assert_eq!(write_some_day(&pool).await.unwrap(), 1);
+    assert_eq!(write_without_hurry(&pool).await.unwrap(), 1);
     proxy.arm(COMMIT_ARRIVES);
-    assert_eq!(write_some_day(&pool).await.unwrap(), 1);
+    assert_eq!(write_without_hurry(&pool).await.unwrap(), 1);
     assert_eq!(committed(&db).await, 2);
 }

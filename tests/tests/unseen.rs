@@ -1,24 +1,24 @@
-//! Promise 1, where nobody saw the failure: COMMIT goes without a probe only where nothing can have failed unseen.
+//! Promise 1 for failures that the runtime did not see: COMMIT is sent with a probe unless every statement is known to have
+//! succeeded.
 #![allow(missing_docs)]
 
 use std::pin::pin;
 
 use futures_util::{FutureExt, StreamExt, TryStreamExt, poll};
 use retry_runtime::{Error, Transaction, transactional};
-use retry_tests::Database;
+use retry_tests::{Database, NO_PARAMS};
 use tokio_postgres::types::{ToSql, Type};
 
-const NONE: [&(dyn ToSql + Sync); 0] = [];
 const NO_TYPES: [(&(dyn ToSql + Sync), Type); 0] = [];
 const PROBED: &str = "SAVEPOINT transactional_commit; COMMIT";
 
-/// Fails after it has written, without seeing it.
+/// Writes, and then fails in a way that the runtime does not see.
 #[transactional(retries = 0)]
-async fn fail_unseen(tx: &mut Transaction<'_>, hole: &str) -> Result<(), Error> {
+async fn fail_unseen(tx: &mut Transaction<'_>, how: &str) -> Result<(), Error> {
     let divide = tx.prepare("SELECT 10 / (3 - n) FROM generate_series(1, $1::int) AS n").await?;
     let nap = tx.prepare("SELECT pg_sleep(0.02)").await?;
     tx.execute("UPDATE accounts SET cents = 0 WHERE id = 1", &[]).await?;
-    match hole {
+    match how {
         "statement dropped" => {
             let params: [&(dyn ToSql + Sync); 1] = [&9];
             let mut statement = pin!(tx.execute(&divide, &params));
@@ -40,7 +40,7 @@ async fn fail_unseen(tx: &mut Transaction<'_>, hole: &str) -> Result<(), Error> 
             let mut rows = Box::pin(tx.query_raw(&divide, [9]).await?);
             assert!(rows.next().await.expect("a row").is_ok());
             drop(rows);
-            if hole == "rows unread then empty query" {
+            if how == "rows unread then empty query" {
                 tx.batch_execute("").await?;
             }
         }
@@ -54,24 +54,24 @@ async fn fail_unseen(tx: &mut Transaction<'_>, hole: &str) -> Result<(), Error> 
         }
         "drivers client" => assert!((**tx).execute(&divide, &[&9]).await.is_err()),
         "nested call dropped" => {
-            let mut call = Box::pin(lose_the_savepoint(tx));
-            // Until the statements before its nap are done.
+            let mut call = Box::pin(release_the_savepoint(tx));
+            // Until its statements are done.
             assert!(tokio::time::timeout(std::time::Duration::from_millis(50), &mut call).await.is_err());
         }
-        _ => unreachable!("{hole}"),
+        _ => unreachable!("{how}"),
     }
     Ok(())
 }
 
-/// Its ROLLBACK TO fails, with nobody there to see it.
+/// Its ROLLBACK TO fails, after the call has been dropped.
 #[transactional]
-async fn lose_the_savepoint(tx: &mut Transaction<'_>) -> Result<(), Error> {
+async fn release_the_savepoint(tx: &mut Transaction<'_>) -> Result<(), Error> {
     tx.batch_execute("RELEASE transactional_1").await?;
     std::future::pending().await
 }
 
 #[tokio::test]
-async fn ok_means_committed_whatever_went_unseen() {
+async fn ok_means_committed_whatever_failed_unseen() {
     let db = Database::create().await;
     db.accounts(2, 100).await;
     db.setup(
@@ -81,7 +81,7 @@ async fn ok_means_committed_whatever_went_unseen() {
     )
     .await;
     let pool = db.pool(1);
-    for hole in [
+    for how in [
         "statement dropped",
         "statement forgotten",
         "proof sent before",
@@ -92,14 +92,14 @@ async fn ok_means_committed_whatever_went_unseen() {
         "drivers client",
         "nested call dropped",
     ] {
-        let result = fail_unseen(&pool, hole).await;
-        assert!(matches!(result, Err(Error::Aborted { .. })), "{hole}: {result:?}");
-        assert_eq!(db.cents(1).await, 100, "{hole}");
-        assert_eq!(db.open_transactions().await, 0, "{hole}");
+        let result = fail_unseen(&pool, how).await;
+        assert!(matches!(result, Err(Error::Aborted { .. })), "{how}: {result:?}");
+        assert_eq!(db.cents(1).await, 100, "{how}");
+        assert_eq!(db.open_transactions().await, 0, "{how}");
     }
 }
 
-/// What a body does, and how its transaction is committed then.
+/// Succeeds in different ways. Some of them prove that every statement succeeded.
 #[transactional]
 async fn end_well(tx: &mut Transaction<'_>, how: &str) -> Result<(), Error> {
     let statement = tx.prepare("SELECT $1::int").await?;
@@ -123,11 +123,11 @@ async fn end_well(tx: &mut Transaction<'_>, how: &str) -> Result<(), Error> {
         "nothing changed" => assert_eq!(tx.execute("SELECT 1 WHERE false", &[]).await?, 0),
         "executed" => assert_eq!(tx.execute(&statement, &[&1]).await?, 1),
         "rows read" => {
-            tx.query_raw("SELECT 1", NONE).await?.try_collect::<Vec<_>>().await?;
+            tx.query_raw("SELECT 1", NO_PARAMS).await?.try_collect::<Vec<_>>().await?;
             tx.query_one(&statement, &[&1]).await?;
         }
         "rows left unread, then proof" => {
-            drop(tx.query_raw("SELECT 1", NONE).await?);
+            drop(tx.query_raw("SELECT 1", NO_PARAMS).await?);
             tx.query_one(&statement, &[&1]).await?;
         }
         "failure undone" => {
@@ -146,7 +146,7 @@ async fn end_well(tx: &mut Transaction<'_>, how: &str) -> Result<(), Error> {
 }
 
 #[tokio::test]
-async fn commit_is_probed_only_where_something_may_have_failed_unseen() {
+async fn commit_is_probed_only_if_something_may_have_failed_unseen() {
     let db = Database::create().await;
     let pool = db.pool(1);
     for (how, commit) in [
