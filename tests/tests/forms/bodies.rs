@@ -1,4 +1,4 @@
-//! Bodies: ways to return, conversions, what they return, and calls among each other.
+//! Bodies: early returns, `?` with conversions, return types, nested and recursive calls.
 
 use retry_runtime::{Source, Transaction, transactional};
 
@@ -28,7 +28,7 @@ async fn collected(_: &Transaction<'_>, ids: &[i64]) -> Result<Vec<i64>> {
 
 #[transactional]
 async fn diverges(_: &Transaction<'_>) -> Result<i64> {
-    panic!("the body")
+    panic!("in the body")
 }
 
 #[transactional]
@@ -71,7 +71,7 @@ async fn countdown(tx: &mut Transaction<'_>, n: u32) -> Result<u32> {
     Ok(1 + Box::pin(countdown(&mut *tx, n - 1)).await?)
 }
 
-/// A function that calls itself through `impl Into<Source>` is no longer seen to be `Send`; this way it is.
+/// Recursion through `impl Into<Source>` would hide from rustc that the future is `Send`. This form does not.
 #[transactional]
 async fn descend(tx: &mut Transaction<'_>, n: u32) -> Result<u32> {
     descend_within(tx, n).await
@@ -87,7 +87,7 @@ async fn twice<'s, S: Into<Source<'s>>>(first: S, second: S) -> Result<i64> {
 }
 
 #[tokio::test]
-async fn run() {
+async fn every_form_of_body_runs() {
     let (_db, pool) = bank(1).await;
     assert_eq!(early(&pool, "").await.unwrap(), 0);
     assert_eq!(early(&pool, "1").await.unwrap(), 100);
@@ -105,7 +105,7 @@ async fn run() {
 }
 
 #[tokio::test]
-async fn calls_can_be_spawned() {
+async fn every_form_of_call_can_be_spawned() {
     let (db, pool) = bank(2).await;
     let one = tokio::spawn({
         let (pool, ids) = (pool.clone(), vec![1]);

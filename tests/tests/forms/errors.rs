@@ -1,4 +1,4 @@
-//! Error types: the runtime's own, `anyhow`, a box, a text, and the caller's choice.
+//! Error types: the runtime's own, `anyhow`, a box, a `String`, and a generic one.
 
 use retry_runtime::{Error, Transaction, transactional};
 
@@ -46,7 +46,7 @@ where
 }
 
 #[tokio::test]
-async fn run() {
+async fn every_form_of_error_type_works() {
     let (_db, pool) = bank(1).await;
     assert!(matches!(of_the_runtime(&pool).await, Err(Error::Postgres(_))));
     assert!(anyhow(&pool).await.unwrap_err().is::<tokio_postgres::Error>());

@@ -1,4 +1,4 @@
-//! Every shape of function that `#[transactional]` takes: that they compile is half of the test.
+//! The forms of function that `#[transactional]` accepts. Half of the test is that they compile.
 
 mod bodies;
 mod errors;

@@ -1,4 +1,4 @@
-//! Methods: every kind of `self`, traits, and `source`.
+//! Methods: every kind of `self`, trait methods, and the option `source`.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -100,7 +100,7 @@ async fn through_the_trait<L: Ledger + Sync>(ledger: &L, pool: &Pool) -> Result<
 }
 
 #[tokio::test]
-async fn run() {
+async fn every_form_of_method_runs() {
     let (_db, pool) = bank(1).await;
     let mut bank = Bank { pool: pool.clone(), name: "A".into(), calls: Arc::default() };
     assert_eq!(bank.named(&pool, 1).await.unwrap(), (100, "A"));

@@ -1,4 +1,4 @@
-//! Options whose values are names or expressions of the user's.
+//! Options whose values are constants, paths or other expressions.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -25,7 +25,7 @@ fn is_third(error: &BankError, attempts: &AtomicU32) -> bool {
 }
 
 #[transactional(retries = limits::RETRIES, deadlock_retries = 9, base_delay = limits::DELAY, max_delay = "20us")]
-#[must_use = "says how often it ran"]
+#[must_use = "returns the number of attempts"]
 #[allow(clippy::unused_async)]
 async fn constants(tx: &Transaction<'_>) -> Result<u32> {
     Ok(tx.attempt())
@@ -59,7 +59,7 @@ async fn on_a_shared_client(tx: &Transaction<'_>, client: &Mutex<tokio_postgres:
 }
 
 #[tokio::test]
-async fn run() {
+async fn every_form_of_option_value_works() {
     let (db, pool) = bank(1).await;
     let attempts = AtomicU32::new(0);
     assert!(closure(&pool, &attempts).await.is_err());

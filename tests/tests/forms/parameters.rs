@@ -1,4 +1,4 @@
-//! Parameters: the transaction's, patterns, `mut`, generics, lifetimes.
+//! Parameters: the transaction, patterns, `mut`, generics and lifetimes.
 
 use std::fmt::Display;
 
@@ -77,7 +77,7 @@ async fn lifetimes<'a, 'b: 'a>(_tx: &mut Transaction<'b>, name: &'a str, _: &'b 
     Ok(name)
 }
 
-/// Every attempt finds the `mut` parameters as the caller gave them.
+/// Every attempt gets the `mut` parameters as the caller passed them.
 #[transactional(retry_if = BankError::is_stale)]
 async fn mutable(
     tx: &Transaction<'_>,
@@ -97,14 +97,14 @@ async fn mutable(
 }
 
 #[transactional(allow_mut, retry_if = BankError::is_stale)]
-async fn shared(tx: &Transaction<'_>, seen: &mut Vec<u32>, (ref mut count, _): (u32, u32)) -> Result<u32> {
-    seen.push(tx.attempt());
+async fn shared(tx: &Transaction<'_>, attempts: &mut Vec<u32>, (ref mut count, _): (u32, u32)) -> Result<u32> {
+    attempts.push(tx.attempt());
     *count += 1;
     if tx.attempt() == 1 { Err(BankError::Stale) } else { Ok(*count) }
 }
 
 #[tokio::test]
-async fn run() {
+async fn every_form_of_parameter_works() {
     let (db, pool) = bank(1).await;
     let mut client = db.client().await;
     assert_eq!(by_mut(&pool, 1).await.unwrap(), 100);
@@ -132,9 +132,9 @@ async fn mut_parameters_are_cloned_for_each_attempt() {
 }
 
 #[tokio::test]
-async fn allow_mut_shares_what_attempts_write() {
+async fn with_allow_mut_attempts_share_a_mut_parameter() {
     let (_db, pool) = bank(1).await;
-    let mut seen = Vec::new();
-    assert_eq!(shared(&pool, &mut seen, (5, 0)).await.unwrap(), 7);
-    assert_eq!(seen, [1, 2]);
+    let mut attempts = Vec::new();
+    assert_eq!(shared(&pool, &mut attempts, (5, 0)).await.unwrap(), 7);
+    assert_eq!(attempts, [1, 2]);
 }
