@@ -1,4 +1,4 @@
-//! Helpers for calls: one drops a call after a number of polls, one counts the calls that run at the same time.
+//! Helpers for tests of calls: drop a call after a number of polls, count the bodies that run at the same time.
 
 use std::pin::pin;
 use std::sync::atomic::{AtomicU32, Ordering};

@@ -2,16 +2,16 @@
 //!
 //! - [`Database`]: an empty database for one test, on a server that the tests of a binary share. Most tests begin with it.
 //! - [`Server`]: a throwaway PostgreSQL server, for tests that stop it, crash it or need their own settings.
-//! - [`standby`]: a primary and its hot standby, and failover between them.
+//! - [`standby`] and [`Server::standby`]: a primary with a hot standby, and failover between them.
 //! - [`pgbouncer`]: a throwaway `PgBouncer` between client and server.
 //! - [`proxy`]: a proxy that cuts, resets or silences connections, delays messages and counts round trips.
 //! - [`rival`]: a second session that provokes serialization failures, deadlocks and lock conflicts, and functions that
 //!   terminate, kill or wait for a session.
-//! - [`calls`]: drops a call after a number of polls, or counts how many calls run at the same time.
+//! - [`calls`]: drops a call after a number of polls, and counts the bodies that run at the same time.
 //! - [`events`]: captures the events that the runtime emits.
 //! - [`soak`]: many calls under random faults, each result checked against the database.
 
-// The harness panics if its test has to fail.
+// The harness panics to fail the test.
 #![allow(clippy::missing_panics_doc)]
 
 pub mod calls;
@@ -134,7 +134,7 @@ impl Database {
         self.client().await.batch_execute(sql).await.expect(sql);
     }
 
-    /// The single value that a query returns, on a connection of its own.
+    /// The single value that a query returns. It runs on a new connection.
     pub async fn value<T: tokio_postgres::types::FromSqlOwned>(&self, sql: &str) -> T {
         self.client().await.query_one(sql, &[]).await.expect(sql).get(0)
     }
@@ -185,7 +185,7 @@ pub async fn connect(config: &Config) -> Client {
     client
 }
 
-/// Connects to a server that may be down or starting, as soon as it accepts connections and answers a query.
+/// Connects to a server that may be down or starting, as soon as it accepts connections and replies to a query.
 pub async fn reconnect(config: &Config) -> Client {
     loop {
         if let Ok((client, connection)) = config.connect(NoTls).await {

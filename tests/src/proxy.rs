@@ -28,7 +28,7 @@ struct Shared {
     injected: Mutex<Injected>,
 }
 
-/// Decides for each message whether its connection fails.
+/// A function that decides for each message whether its connection fails.
 #[derive(Default)]
 struct Injected(Option<Box<Decide>>);
 
@@ -121,7 +121,7 @@ impl Proxy {
     }
 }
 
-/// The same configuration with a local port in place of its hosts. Hosts cannot be removed, so it is built anew.
+/// The same configuration with a local port in place of its hosts. Hosts cannot be removed, so a new one is built.
 #[must_use]
 pub fn redirect(config: &Config, port: u16) -> Config {
     let mut proxied = Config::new();
@@ -134,13 +134,13 @@ pub fn redirect(config: &Config, port: u16) -> Config {
 }
 
 impl Shared {
-    /// The fault that this message meets, if any. The armed one happens once.
+    /// The fault for this message, if any. The armed fault happens once.
     fn take_fault(&self, message: &[u8]) -> Option<Fault> {
         let armed = lock(&self.fault).take_if(|fault| contains(message, fault.text));
         armed.or_else(|| lock(&self.injected).0.as_mut().and_then(|decide| decide(message)))
     }
 
-    /// The delay of this message, if any. It happens once.
+    /// The delay for this message, if any. It happens once.
     fn take_delay(&self, message: &[u8]) -> Option<Duration> {
         lock(&self.delay).take_if(|(text, _)| contains(message, text)).map(|(_, time)| time)
     }

@@ -10,7 +10,7 @@ use tokio_postgres::{CancelToken, Client, Error, NoTls};
 
 use crate::Database;
 
-/// A session that commits, locks or blocks when told to.
+/// A session that a test tells step by step to commit, to lock or to block.
 #[derive(Debug)]
 pub struct Rival {
     client: Arc<Client>,

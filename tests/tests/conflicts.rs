@@ -82,7 +82,7 @@ impl Fixture {
         Ok(())
     }
 
-    /// Counts the attempt. Returns whether it shall meet a conflict.
+    /// Counts the attempt. Returns whether to provoke a conflict in it.
     fn begin(&self, tx: &Transaction<'_>) -> bool {
         self.attempts.store(tx.attempt(), Ordering::Relaxed);
         tx.attempt() <= self.conflicts
@@ -247,7 +247,7 @@ macro_rules! through_a_generic_client {
         })*
 
         #[tokio::test]
-        async fn a_conflict_behind_a_generic_client_is_found_in_the_chain_of_sources() {$(
+        async fn a_conflict_on_a_generic_client_is_found_in_the_chain_of_sources() {$(
             let fixture = Fixture::new(2).await;
             $function(&fixture.db.pool(1), &fixture).await.unwrap();
             assert_eq!((fixture.attempts(), fixture.db.cents(1).await), (3, 112), stringify!($function));
@@ -357,7 +357,7 @@ async fn go_off_duty(tx: &mut Transaction<'_>, id: i32, barrier: &tokio::sync::B
 
 /// Write skew: each transaction reads what the other writes. One of them fails, at its UPDATE or at its COMMIT.
 #[tokio::test]
-async fn write_skew_under_serializable_leaves_one_on_duty() {
+async fn serializable_prevents_write_skew() {
     let db = Database::create().await;
     db.setup("CREATE TABLE doctors (id int, on_duty bool); INSERT INTO doctors VALUES (1, true), (2, true)").await;
     let (pool, barrier) = (db.pool(2), tokio::sync::Barrier::new(2));

@@ -115,7 +115,7 @@ async fn a_closed_pool_is_not_retried() {
 }
 
 #[tokio::test]
-async fn an_exhausted_pool_is_retried_and_then_an_error_of_capacity() {
+async fn an_exhausted_pool_is_retried_and_then_an_error() {
     let db = Database::create().await;
     let pool = deadpool_postgres::Pool::builder(Manager::new(db.config().clone(), NoTls))
         .max_size(1)

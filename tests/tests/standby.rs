@@ -146,7 +146,7 @@ read! {
 }
 
 #[tokio::test]
-async fn what_a_standby_refuses_is_retried_on_another_connection() {
+async fn a_transaction_that_a_standby_refuses_is_retried_on_another_connection() {
     let fixture = Fixture::new(Pair::shared()).await;
     macro_rules! check {
         ($($function:ident: $code:literal),*) => {$(

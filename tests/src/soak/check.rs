@@ -80,7 +80,7 @@ pub(crate) fn faults(record: &Record, rows: &Rows) -> Vec<String> {
             }
         }
     }
-    // Only calls use these sessions, so a call must have left it open.
+    // Only calls use these sessions, so a call must have left the transaction open.
     let left_open = |event: &String| event.contains("left open");
     check(!record.log.events.iter().any(left_open), "an earlier call left its transaction open");
     hook_faults(record, rows, check);

@@ -31,7 +31,7 @@ impl<S: Subscriber> Layer<S> for ToCall {
         if event.metadata().target() != "retry_runtime" {
             return;
         }
-        // There is none in background tasks that clean up.
+        // Background tasks that clean up have no log.
         let _ = CALL.try_with(|(log, began)| {
             let mut text = Text(format!("{:.3?}", began.elapsed()));
             event.record(&mut text);
