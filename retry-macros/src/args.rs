@@ -1,32 +1,37 @@
-//! The attribute's options: a row each, set at most once, all faults reported together.
+//! The options of the attribute: a table with a row for each, and their parser.
 
-use proc_macro2::{Ident, Span, TokenStream, TokenTree};
-use quote::{ToTokens, quote};
+use proc_macro2::{Ident, TokenStream, TokenTree};
+use quote::quote;
 use syn::ext::IdentExt;
 use syn::parse::{ParseStream, Parser};
 use syn::{Expr, LitStr, Path, Result, Token, parse_quote, token};
 
-use crate::backoff::DEADLOCK_RETRIES;
+use crate::choice::{self, Begin, Choice, Damping, Isolation, Jitter, UnknownCommit};
 use crate::error::Errors;
-use crate::names;
-use crate::value::{self, Count, Time};
+use crate::value::{self, Count, Flag, PolicyField, Time};
+use crate::{contradictions, names};
 
-/// Declares the options: each one's name, its field, and what reads its value.
+/// Declares the options. A row has, in this order:
+///
+/// - the name in the attribute,
+/// - the field in [`Args`], and the type of the value,
+/// - the function that reads the value,
+/// - if the runtime's `Policy` has a field of this name: `plain` for a `T`, `optional` for an `Option<T>`.
 macro_rules! options {
-    ($($name:literal $field:ident: $kind:ty = $read:path;)*) => {
+    ($($name:literal $field:ident: $kind:ty = $read:path $(=> $policy:ident)?;)*) => {
         /// The names of all options.
         pub(crate) const OPTIONS: &[&str] = &[$($name),*];
 
-        /// What the attribute says. An option that is absent is `None`; the runtime holds the defaults.
+        /// The options that the attribute states. The others are `None`, and have the runtime's defaults.
         #[derive(Default)]
         pub(crate) struct Args {
             $(pub(crate) $field: Option<$kind>,)*
-            /// Whether any of them was refused. What is left of the policy may contradict itself then.
+            /// Whether there was an error. The options without one may then contradict each other.
             pub(crate) faulty: bool,
         }
 
         impl Args {
-            /// Sets an option; `None` where that was refused.
+            /// Sets an option. `None` if its value is faulty.
             fn set(&mut self, arg: &Arg, errors: &mut Errors) -> Option<()> {
                 match arg.key.to_string().as_str() {
                     $($name => self.$field = Some($read(arg, errors)?),)*
@@ -34,40 +39,63 @@ macro_rules! options {
                 }
                 Some(())
             }
+
+            /// The fields of the runtime's `Policy` that the attribute states.
+            fn policy_fields(&self, private: &TokenStream) -> TokenStream {
+                let mut fields = TokenStream::new();
+                $($(
+                    if let Some(value) = &self.$field {
+                        let value = $policy(value, private);
+                        fields.extend(quote!($field: #value,));
+                    }
+                )?)*
+                fields
+            }
         }
     };
 }
 
+/// A field of type `T`.
+fn plain(value: &impl PolicyField, private: &TokenStream) -> TokenStream {
+    value.to_field(private)
+}
+
+/// A field of type `Option<T>`.
+fn optional(value: &impl PolicyField, private: &TokenStream) -> TokenStream {
+    let value = value.to_field(private);
+    quote!(::core::option::Option::Some(#value))
+}
+
 options! {
-    "retries" retries: Count = Count::read;
-    "deadlock_retries" deadlock_retries: Count = Count::read;
-    "isolation" isolation: Ident = value::isolation;
-    "read_only" read_only: Ident = value::flag;
-    "deferrable" deferrable: Ident = value::flag;
-    "base_delay" base_delay: Time = Time::read;
-    "max_delay" max_delay: Time = Time::read;
-    "jitter" jitter: Ident = value::jitter;
-    "statement_timeout" statement_timeout: Time = Time::read_timeout;
-    "lock_timeout" lock_timeout: Time = Time::read_timeout;
-    "idle_timeout" idle_timeout: Time = Time::read_timeout;
-    "deadline" deadline: Time = Time::read;
-    "unknown_commit" unknown_commit: Ident = value::unknown_commit;
+    "retries" retries: Count = Count::read => plain;
+    "deadlock_retries" deadlock_retries: Count = Count::read => optional;
+    "isolation" isolation: Choice<Isolation> = choice::isolation => optional;
+    "read_only" read_only: Flag = Flag::read => plain;
+    "deferrable" deferrable: Flag = Flag::read => plain;
+    "base_delay" base_delay: Time = Time::read => plain;
+    "max_delay" max_delay: Time = Time::read => optional;
+    "jitter" jitter: Choice<Jitter> = Choice::read => plain;
+    "statement_timeout" statement_timeout: Time = Time::read_timeout => optional;
+    "lock_timeout" lock_timeout: Time = Time::read_timeout => optional;
+    "idle_timeout" idle_timeout: Time = Time::read_timeout => optional;
+    "deadline" deadline: Time = Time::read => optional;
+    "unknown_commit" unknown_commit: Choice<UnknownCommit> = Choice::read => plain;
     "retry_if" retry_if: Expr = value::callable;
-    "retry_on" retry_on: Vec<LitStr> = value::sqlstates;
+    "retry_on" retry_on: Vec<LitStr> = value::sqlstates => plain;
     "queue_by" queue_by: Vec<Expr> = value::keys;
-    "escalate_after" escalate_after: Count = Count::read_from_one;
-    "damping" damping: Ident = value::damping;
-    "begin" begin: Ident = value::begin;
-    "independent" independent: Ident = value::flag;
+    "escalate_after" escalate_after: Count = Count::read_from_one => optional;
+    "damping" damping: Choice<Damping> = Choice::read => plain;
+    "begin" begin: Choice<Begin> = Choice::read => optional;
+    "independent" independent: Flag = Flag::read => plain;
     "source" source: Expr = value::source;
     "name" name: LitStr = value::text;
-    "allow_mut" allow_mut: Ident = value::flag;
-    "undocumented" undocumented: Ident = value::flag;
+    "allow_mut" allow_mut: Flag = Flag::read;
+    "undocumented" undocumented: Flag = Flag::read;
     "crate" krate: Path = value::path;
 }
 
 impl Args {
-    /// Reads the tokens between the attribute's parentheses. What is faulty stays unset.
+    /// Parses the tokens between the attribute's parentheses. Options with a faulty value stay unset.
     pub(crate) fn parse(tokens: TokenStream, errors: &mut Errors) -> Self {
         let mut args = Self::default();
         let mut seen: Vec<Ident> = Vec::new();
@@ -86,133 +114,41 @@ impl Args {
             }
             Ok(())
         };
-        // Every fault is in `errors`, and the parser reads to the end.
+        // The parser reads to the end, and puts every error into `errors`.
         let _: Result<()> = parser.parse2(tokens);
-        args.check(&seen, errors);
+        contradictions::check(&args, &seen, errors);
         args.faulty = !errors.is_empty();
         args
     }
 
+    /// Sets an option, unless the name is unknown or given a second time.
     fn set_once(&mut self, arg: &Arg, seen: &mut Vec<Ident>, errors: &mut Errors) -> Option<()> {
         if seen.contains(&arg.key) {
             return errors.refuse(&arg.key, format_args!("option `{}` given more than once", arg.key));
         }
         let is_option = |key: &Ident| OPTIONS.iter().any(|option| key == option);
-        let before = seen.iter().rfind(|key| is_option(key)).is_some_and(|key| key == "queue_by");
+        // In `queue_by = from, to`, which lacks its brackets, `to` is a key.
+        let after_queue_by = seen.iter().rfind(|key| is_option(key)).is_some_and(|key| key == "queue_by");
         seen.push(arg.key.clone());
         if is_option(&arg.key) {
             return self.set(arg, errors);
         }
-        let keys = self.queue_by.as_mut().filter(|_| before && matches!(arg.value, Value::None));
+        let keys = self.queue_by.as_mut().filter(|_| after_queue_by && matches!(arg.value, Value::None));
         errors.at(&arg.key, names::unknown(&arg.key, keys.as_deref().map(Vec::as_slice)));
         let key = &arg.key;
         keys?.push(parse_quote!(#key));
         None
     }
 
-    /// Refuses options that contradict each other, unless one of them was refused already.
-    fn check(&self, seen: &[Ident], errors: &mut Errors) {
-        if let Some(deferrable) = &self.deferrable {
-            let serializable = match &self.isolation {
-                Some(level) => level == "Serializable",
-                None => seen.iter().any(|seen| seen == "isolation"),
-            };
-            if !serializable || self.read_only.is_none() {
-                errors.at(
-                    deferrable,
-                    "`deferrable` has an effect only together with `read_only` and `isolation = \"serializable\"`",
-                );
-            }
-        }
-        if let (Some(Time::Literal { micros: base, token }), Some(Time::Literal { micros: max, .. })) =
-            (&self.base_delay, &self.max_delay)
-        {
-            if base > max {
-                errors.at(token, "`base_delay` is longer than `max_delay`");
-            }
-        }
-        if let (Some(Time::Literal { micros: base, .. }), Some(Time::Literal { micros: deadline, token })) =
-            (&self.base_delay, &self.deadline)
-        {
-            if deadline < base {
-                errors.at(token, "`deadline` is shorter than `base_delay`, so that it leaves no time for a retry");
-            }
-        }
-        self.check_budgets(seen, errors);
-        if let (Some(_), Some(what)) = (&self.read_only, &self.unknown_commit) {
-            if what == "Resolve" || what == "Token" {
-                errors.at(
-                    what,
-                    "a `read_only` function has no outcome to look up: it is simply tried again; remove `unknown_commit`",
-                );
-            }
-        }
-    }
-
-    /// Refuses what no budget pays for.
-    fn check_budgets(&self, seen: &[Ident], errors: &mut Errors) {
-        if let (Some(Count::Literal(0)), Some(codes)) = (&self.retries, &self.retry_on) {
-            errors.at(&codes[0], "`retry_on` counts against `retries`, which is 0");
-        }
-        let is_default = |name: &str| seen.iter().all(|seen| seen != name);
-        let budget = match (&self.deadlock_retries, &self.retries) {
-            (Some(Count::Literal(budget)), _) => *budget,
-            (None, Some(Count::Literal(retries))) if is_default("deadlock_retries") => DEADLOCK_RETRIES.max(*retries),
-            (None, None) if is_default("deadlock_retries") && is_default("retries") => DEADLOCK_RETRIES,
-            // A constant's, and for the runtime to check; or refused already.
-            _ => return,
-        };
-        if let (0, Some(retry_if)) = (budget, &self.retry_if) {
-            errors.at(retry_if, "`retry_if` counts against `deadlock_retries`, which is 0");
-        }
-        if matches!(self.escalate_after, Some(Count::Literal(after)) if after > budget) {
-            let key = seen.iter().find(|key| *key == "escalate_after");
-            let budget = format!("`deadlock_retries`, which is {budget}");
-            errors.at(key, format_args!("`escalate_after` is greater than {budget}: it never comes to that"));
-        }
-    }
-
-    /// The `Policy`: what is stated, and the runtime's defaults for the rest.
+    /// The runtime's `Policy`, with its defaults for options that the attribute does not state.
     pub(crate) fn policy(&self, private: &TokenStream) -> TokenStream {
-        fn some(value: &impl ToTokens) -> TokenStream {
-            quote!(::core::option::Option::Some(#value))
-        }
-        let is_true = |_: &Ident| quote!(true);
-        let fields = [
-            ("retries", self.retries.as_ref().map(ToTokens::to_token_stream)),
-            ("deadlock_retries", self.deadlock_retries.as_ref().map(some)),
-            ("isolation", self.isolation.as_ref().map(|level| some(&quote!(#private::Isolation::#level)))),
-            ("read_only", self.read_only.as_ref().map(is_true)),
-            ("deferrable", self.deferrable.as_ref().map(is_true)),
-            ("base_delay", self.base_delay.as_ref().map(ToTokens::to_token_stream)),
-            ("max_delay", self.max_delay.as_ref().map(some)),
-            ("jitter", self.jitter.as_ref().map(|jitter| quote!(#private::Jitter::#jitter))),
-            ("statement_timeout", self.statement_timeout.as_ref().map(some)),
-            ("lock_timeout", self.lock_timeout.as_ref().map(some)),
-            ("idle_timeout", self.idle_timeout.as_ref().map(some)),
-            ("deadline", self.deadline.as_ref().map(some)),
-            ("unknown_commit", self.unknown_commit.as_ref().map(|what| quote!(#private::UnknownCommit::#what))),
-            ("escalate_after", self.escalate_after.as_ref().map(some)),
-            ("damping", self.damping.as_ref().map(|damping| quote!(#private::Damping::#damping))),
-            ("independent", self.independent.as_ref().map(is_true)),
-            ("begin", self.begin.as_ref().map(|begin| some(&quote!(#private::Begin::#begin)))),
-            ("retry_on", self.retry_on.as_ref().map(|codes| quote!(&[#(#codes),*]))),
-        ];
-        let stated: TokenStream = fields
-            .into_iter()
-            .filter_map(|(field, value)| {
-                let field = Ident::new(field, Span::call_site());
-                value.map(|value| quote!(#field: #value,))
-            })
-            .collect();
-        if stated.is_empty() || self.faulty {
-            return quote!(#private::Policy::DEFAULT);
-        }
-        let policy = quote!(#private::Policy { #stated ..#private::Policy::DEFAULT });
-        match (&self.retry_if, &self.deadlock_retries) {
-            (Some(_), Some(Count::Path(_))) => quote!(#private::with_retry_if(#policy)),
-            _ => policy,
-        }
+        let fields = self.policy_fields(private);
+        let policy = if fields.is_empty() || self.faulty {
+            quote!(#private::Policy::DEFAULT)
+        } else {
+            quote!(#private::Policy { #fields ..#private::Policy::DEFAULT })
+        };
+        if self.retry_if.is_some() { quote!(#private::with_retry_if(#policy)) } else { policy }
     }
 }
 
@@ -225,7 +161,7 @@ pub(crate) struct Arg {
 pub(crate) enum Value {
     None,
     Expr(Expr),
-    /// What is not a value, as in `key(5)` or `key: 5`.
+    /// Tokens that are no value, as in `key(5)` or `key: 5`.
     Other(TokenStream),
 }
 
@@ -260,7 +196,7 @@ fn rest(input: ParseStream) -> Result<TokenStream> {
     Ok(tokens)
 }
 
-/// Moves past the next comma, whatever stands before it.
+/// Skips everything up to and including the next comma.
 fn skip_comma(input: ParseStream) -> Result<()> {
     rest(input)?;
     input.parse::<Option<Token![,]>>()?;
@@ -279,14 +215,17 @@ pub(crate) mod tests {
 
     #[test]
     fn every_option_is_accepted() {
-        let faults = faults(quote! {
+        let options = quote! {
             retries = 5, deadlock_retries = crate::LIMIT, isolation = "serializable", read_only, deferrable,
             base_delay = "250us", max_delay = limits::CAP, jitter = "equal", statement_timeout = "2s",
             lock_timeout = "20ms", idle_timeout = "1m", deadline = "3s", unknown_commit = "retry", retry_if = |e| e.is_stale(), retry_on = ["23505", "23P01"],
             source = &self.pool, name = "transfer", crate = ::renamed, allow_mut, queue_by = [from, to],
             escalate_after = 2, damping = "off", begin = "pipelined", undocumented,
-        });
-        assert_eq!(faults, [""; 0]);
+            independent,
+        };
+        let keys: Vec<String> = options.clone().into_iter().map(|token| token.to_string()).collect();
+        assert!(OPTIONS.iter().all(|option| keys.iter().any(|key| key == option)), "{keys:?}");
+        assert_eq!(faults(options), [""; 0]);
     }
 
     #[test]
@@ -343,60 +282,9 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn one_fault_is_reported_once() {
-        for one in [
-            quote!(deferrable, read_only, isolation = "chaos"),
-            quote!(deferrable, read_only = 1, isolation = "serializable"),
-            quote!(deferrable = false),
-            quote!(retries = 0, retry_on = ["2350"]),
-            quote!(retries = "7", escalate_after = 7),
-            quote!(deadlock_retries = -7, retries = 1, escalate_after = 7),
-            quote!(retries = 3 +, read_only),
-            quote!(retries: 3),
-            quote!(isolation = read committed),
-            quote!(retries = "3" deadlock_retries = 1),
-        ] {
-            let text = one.to_string();
-            assert_eq!(faults(one).len(), 1, "{text}");
-        }
-    }
-
-    #[test]
     fn timeouts_are_whole_milliseconds() {
         assert!(faults(quote!(lock_timeout = "999us"))[0].contains("milliseconds"));
         assert!(faults(quote!(lock_timeout = "2147483648ms"))[0].contains("longest"));
         assert_eq!(faults(quote!(lock_timeout = "2147483647ms")), [""; 0]);
-    }
-
-    #[test]
-    fn contradictions_are_refused() {
-        assert_eq!(faults(quote!(base_delay = "2ms", max_delay = "1ms")), ["`base_delay` is longer than `max_delay`"]);
-        assert_eq!(faults(quote!(base_delay = "2ms", max_delay = "2ms")), [""; 0]);
-        for (one, fault) in [
-            (quote!(deadline = "1ms", base_delay = "2ms"), "`deadline` is shorter"),
-            (quote!(retries = 0, retry_on = ["23505"]), "`retry_on` counts against `retries`"),
-            (quote!(deadlock_retries = 0, retry_if = is_stale), "`retry_if` counts against"),
-            (quote!(deadlock_retries = 2, escalate_after = 3), "`escalate_after` is greater"),
-            (quote!(escalate_after = 6), "`escalate_after` is greater than `deadlock_retries`, which is 5:"),
-            (quote!(retries = 7, escalate_after = 8), "`escalate_after` is greater"),
-            (quote!(read_only, unknown_commit = "token"), "a `read_only` function"),
-            (quote!(isolation = "read uncommitted"), "PostgreSQL runs `read uncommitted`"),
-            (quote!(propagation = "nested"), "unknown option `propagation`; a nested call"),
-        ] {
-            let faults = faults(one);
-            assert!(faults.len() == 1 && faults[0].starts_with(fault), "{faults:?}");
-        }
-        for budget in [
-            quote!(deadlock_retries = 7),
-            quote!(deadlock_retries = LIMIT),
-            quote!(retries = 7),
-            quote!(retries = LIMIT),
-        ] {
-            assert_eq!(faults(quote!(#budget, escalate_after = 7)), [""; 0]);
-        }
-        assert_eq!(faults(quote!(escalate_after = 5)), [""; 0]);
-        for one in [quote!(deferrable), quote!(deferrable, read_only), quote!(deferrable, isolation = "serializable")] {
-            assert!(faults(one)[0].starts_with("`deferrable` has an effect only"));
-        }
     }
 }

@@ -8,6 +8,7 @@ use syn::{ExprPath, LitStr, Meta, Visibility};
 
 use crate::args::Args;
 use crate::backoff::{BASE_DELAY, DEADLOCK_RETRIES, MAX_DELAY, RETRIES, SURROUNDINGS, longest_sleep};
+use crate::choice::UnknownCommit;
 use crate::item::Item;
 use crate::value::{Count, Time};
 
@@ -33,14 +34,11 @@ pub(crate) fn section(args: &Args, item: &Item) -> Option<TokenStream> {
 
 /// What the function runs as.
 fn transaction(args: &Args) -> String {
-    let level = args.isolation.as_ref().map(|level| match level.to_string().as_str() {
-        "Serializable" => "SERIALIZABLE",
-        "RepeatableRead" => "REPEATABLE READ",
-        _ => "READ COMMITTED",
-    });
+    // The attribute has SQL's names of the levels, in lower case.
+    let level = args.isolation.as_ref().map(|level| level.token.value().to_uppercase());
     let read_only = args.read_only.as_ref().map(|_| "READ ONLY");
     let deferrable = args.deferrable.as_ref().map(|_| "DEFERRABLE");
-    let modes: Vec<_> = [level, read_only, deferrable].into_iter().flatten().collect();
+    let modes: Vec<_> = [level.as_deref(), read_only, deferrable].into_iter().flatten().collect();
     let modes = if modes.is_empty() { String::new() } else { format!("`{}` ", modes.join(" ")) };
     let session = if level.is_none() { " at the session's isolation level" } else { "" };
     format!("a {modes}transaction{session}")
@@ -65,12 +63,11 @@ fn conflicts(args: &Args) -> String {
 
 /// How often after a failure of the surroundings.
 fn surroundings(args: &Args) -> String {
-    let unknown = args.unknown_commit.as_ref().map(ToString::to_string);
-    let lost = match unknown.as_deref() {
+    let lost = match args.unknown_commit.as_ref().map(|choice| choice.value) {
         _ if args.read_only.is_some() => "",
-        Some("Retry") => " even in `COMMIT`",
-        Some("Resolve" | "Token") => " and nothing committed",
-        _ => " before `COMMIT`",
+        None | Some(UnknownCommit::Fail) => " before `COMMIT`",
+        Some(UnknownCommit::Retry) => " even in `COMMIT`",
+        Some(UnknownCommit::Resolve | UnknownCommit::Token) => " and nothing committed",
     };
     let mut causes = vec![format!("connection lost{lost}"), "failover".into(), "no free connection".into()];
     causes.extend(args.retry_on.iter().flatten().map(LitStr::value));

@@ -6,6 +6,8 @@
 
 mod args;
 mod backoff;
+mod choice;
+mod contradictions;
 mod document;
 mod error;
 mod expand;

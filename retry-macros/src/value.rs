@@ -1,4 +1,4 @@
-//! The values of options: each read from an expression and checked while compiling.
+//! Readers of option values: counts, durations, SQLSTATEs, keys and others, checked at compile time.
 
 use proc_macro2::{Ident, TokenStream};
 use quote::{ToTokens, quote};
@@ -8,7 +8,7 @@ use crate::args::{Arg, Value};
 use crate::error::Errors;
 
 impl Arg {
-    /// The value, where there is one.
+    /// The value, if there is one.
     fn expr(&self) -> Option<&Expr> {
         match &self.value {
             Value::Expr(value) => Some(value),
@@ -16,18 +16,18 @@ impl Arg {
         }
     }
 
-    /// The string that the value is.
-    fn string(&self) -> Option<&LitStr> {
+    /// The value, if it is a string.
+    pub(crate) fn string(&self) -> Option<&LitStr> {
         self.expr().and_then(string)
     }
 
-    /// Refuses what stands in the value's place.
+    /// Refuses the value, or the lack of one.
     fn expected<T>(&self, errors: &mut Errors, what: &str, example: &str) -> Option<T> {
         errors.refuse(self, format_args!("expected {what}, as in `{} = {example}`", self.key))
     }
 }
 
-/// What stands in the value's place: the key, where there is nothing.
+/// The tokens to report an error at: the value, or the key if there is none.
 impl ToTokens for Arg {
     fn to_tokens(&self, tokens: &mut TokenStream) {
         match &self.value {
@@ -38,7 +38,7 @@ impl ToTokens for Arg {
     }
 }
 
-/// Without the invisible parentheses round what a `macro_rules!` macro was given.
+/// Removes the invisible group that a `macro_rules!` macro puts around an argument.
 pub(crate) fn ungroup(mut expr: Expr) -> Expr {
     while let Expr::Group(group) = expr {
         expr = *group.expr;
@@ -46,7 +46,7 @@ pub(crate) fn ungroup(mut expr: Expr) -> Expr {
     expr
 }
 
-/// The string that an expression is.
+/// The string literal, if the expression is one.
 fn string(value: &Expr) -> Option<&LitStr> {
     match value {
         Expr::Lit(ExprLit { lit: Lit::Str(text), .. }) => Some(text),
@@ -54,13 +54,32 @@ fn string(value: &Expr) -> Option<&LitStr> {
     }
 }
 
-/// An option that is there or not. With a value it is faulty, but it was meant, unless that is `false`.
-pub(crate) fn flag(arg: &Arg, errors: &mut Errors) -> Option<Ident> {
-    if !matches!(arg.value, Value::None) {
-        errors.at(arg, format_args!("`{}` takes no value; leave the option out to turn it off", arg.key));
+/// A value that becomes a field of the runtime's `Policy`.
+pub(crate) trait PolicyField {
+    /// The value as an expression. `private` is the path of the runtime's types.
+    fn to_field(&self, private: &TokenStream) -> TokenStream;
+}
+
+/// An option without a value, such as `read_only`. It is on if the attribute has it.
+pub(crate) struct Flag {
+    pub(crate) key: Ident,
+}
+
+impl Flag {
+    /// With a value it is an error, and on unless the value is `false`: so the error leads to no others.
+    pub(crate) fn read(arg: &Arg, errors: &mut Errors) -> Option<Self> {
+        if !matches!(arg.value, Value::None) {
+            errors.at(arg, format_args!("`{}` takes no value; remove the option to turn it off", arg.key));
+        }
+        let off = matches!(arg.expr(), Some(Expr::Lit(ExprLit { lit: Lit::Bool(on), .. })) if !on.value);
+        (!off).then(|| Self { key: arg.key.clone() })
     }
-    let off = matches!(arg.expr(), Some(Expr::Lit(ExprLit { lit: Lit::Bool(on), .. })) if !on.value);
-    (!off).then(|| arg.key.clone())
+}
+
+impl PolicyField for Flag {
+    fn to_field(&self, _private: &TokenStream) -> TokenStream {
+        quote!(true)
+    }
 }
 
 /// A number of retries: a literal, or the path of a `u32` constant.
@@ -82,28 +101,28 @@ impl Count {
         }
     }
 
-    /// A number of things that there has to be one of.
+    /// A count of at least 1.
     pub(crate) fn read_from_one(arg: &Arg, errors: &mut Errors) -> Option<Self> {
         match Self::read(arg, errors)? {
             Self::Literal(0) => errors.refuse(
                 arg,
-                "expected a number from 1; to run calls one at a time from the first attempt on, write `queue_by = ()`",
+                "expected a number of at least 1; to run calls one at a time from the first attempt, write `queue_by = ()`",
             ),
             count => Some(count),
         }
     }
 }
 
-impl ToTokens for Count {
-    fn to_tokens(&self, tokens: &mut TokenStream) {
+impl PolicyField for Count {
+    fn to_field(&self, _private: &TokenStream) -> TokenStream {
         match self {
-            Self::Literal(count) => proc_macro2::Literal::u32_unsuffixed(*count).to_tokens(tokens),
-            Self::Path(path) => path.to_tokens(tokens),
+            Self::Literal(count) => proc_macro2::Literal::u32_unsuffixed(*count).to_token_stream(),
+            Self::Path(path) => path.to_token_stream(),
         }
     }
 }
 
-/// A span of time: a literal, or the path of a `Duration` constant.
+/// A duration: a literal such as `"5ms"`, or the path of a `Duration` constant.
 pub(crate) enum Time {
     Literal { micros: u64, token: LitStr },
     Path(ExprPath),
@@ -121,7 +140,7 @@ impl Time {
         }
     }
 
-    /// A time limit that the server keeps: whole milliseconds, at most `i32::MAX` of them.
+    /// A timeout that the server enforces: at least 1 ms and at most `i32::MAX` ms.
     pub(crate) fn read_timeout(arg: &Arg, errors: &mut Errors) -> Option<Self> {
         match Self::read(arg, errors)? {
             Self::Literal { micros, token } if micros < 1_000 => {
@@ -135,18 +154,18 @@ impl Time {
     }
 }
 
-impl ToTokens for Time {
-    fn to_tokens(&self, tokens: &mut TokenStream) {
+impl PolicyField for Time {
+    fn to_field(&self, _private: &TokenStream) -> TokenStream {
         match self {
-            Self::Literal { micros, .. } => tokens.extend(quote!(::core::time::Duration::from_micros(#micros))),
-            Self::Path(path) => path.to_tokens(tokens),
+            Self::Literal { micros, .. } => quote!(::core::time::Duration::from_micros(#micros)),
+            Self::Path(path) => path.to_token_stream(),
         }
     }
 }
 
 /// The number of microseconds that a literal such as `"5ms"` stands for.
 fn micros(text: &str) -> std::result::Result<u64, String> {
-    // Unicode has two characters for a micro.
+    // Unicode has two characters for the micro sign.
     const UNITS: [(&str, u64); 6] =
         [("us", 1), ("\u{b5}s", 1), ("\u{3bc}s", 1), ("ms", 1_000), ("s", 1_000_000), ("m", 60_000_000)];
     let digits = text.len() - text.trim_start_matches(|c: char| c.is_ascii_digit()).len();
@@ -158,7 +177,7 @@ fn micros(text: &str) -> std::result::Result<u64, String> {
     let Some((_, factor)) = UNITS.iter().find(|(name, _)| *name == unit) else {
         return Err(match unit {
             "" => format!("expected a unit after the number: `us`, `ms`, `s` or `m`, as in `\"{number}ms\"`"),
-            _ if unit.starts_with('.') => "expected whole numbers; take a smaller unit, as in `\"1500ms\"`".into(),
+            _ if unit.starts_with('.') => "expected a whole number; use a smaller unit, as in `\"1500ms\"`".into(),
             _ => format!("unknown unit `{unit}`; the units are `us`, `ms`, `s` and `m`"),
         });
     };
@@ -169,45 +188,14 @@ fn micros(text: &str) -> std::result::Result<u64, String> {
     }
 }
 
-/// One of a fixed set of words, each with the name of its variant.
-fn word(arg: &Arg, words: &[(&str, &str)], errors: &mut Errors) -> Option<Ident> {
-    if let Some(text) = arg.string() {
-        if let Some((_, variant)) = words.iter().find(|(word, _)| *word == text.value()) {
-            return Some(Ident::new(variant, text.span()));
-        }
+impl PolicyField for Vec<LitStr> {
+    fn to_field(&self, _private: &TokenStream) -> TokenStream {
+        let codes = self;
+        quote!(&[#(#codes),*])
     }
-    let words: Vec<_> = words.iter().map(|(word, _)| format!("`\"{word}\"`")).collect();
-    errors.refuse(arg, format_args!("expected `{}` to be one of {}", arg.key, words.join(", ")))
 }
 
-/// An isolation level that PostgreSQL has.
-pub(crate) fn isolation(arg: &Arg, errors: &mut Errors) -> Option<Ident> {
-    if arg.string().is_some_and(|level| level.value() == "read uncommitted") {
-        let message = "PostgreSQL runs `read uncommitted` as `read committed`; write `\"read committed\"`";
-        return errors.refuse(arg, message);
-    }
-    let levels =
-        [("read committed", "ReadCommitted"), ("repeatable read", "RepeatableRead"), ("serializable", "Serializable")];
-    word(arg, &levels, errors)
-}
-
-pub(crate) fn jitter(arg: &Arg, errors: &mut Errors) -> Option<Ident> {
-    word(arg, &[("full", "Full"), ("equal", "Equal"), ("none", "None")], errors)
-}
-
-pub(crate) fn unknown_commit(arg: &Arg, errors: &mut Errors) -> Option<Ident> {
-    word(arg, &[("fail", "Fail"), ("retry", "Retry"), ("resolve", "Resolve"), ("token", "Token")], errors)
-}
-
-pub(crate) fn damping(arg: &Arg, errors: &mut Errors) -> Option<Ident> {
-    word(arg, &[("on", "On"), ("off", "Off")], errors)
-}
-
-pub(crate) fn begin(arg: &Arg, errors: &mut Errors) -> Option<Ident> {
-    word(arg, &[("awaited", "Awaited"), ("pipelined", "Pipelined")], errors)
-}
-
-/// A list of SQLSTATEs, each five of `0-9A-Z`.
+/// A list of SQLSTATEs: five characters of `0-9A-Z` each.
 pub(crate) fn sqlstates(arg: &Arg, errors: &mut Errors) -> Option<Vec<LitStr>> {
     let elements = match arg.expr() {
         Some(Expr::Array(array)) if !array.elems.is_empty() => &array.elems,
@@ -218,9 +206,11 @@ pub(crate) fn sqlstates(arg: &Arg, errors: &mut Errors) -> Option<Vec<LitStr>> {
         let code = string(&element);
         let fault = match code.map(LitStr::value).unwrap_or_default().as_str() {
             code @ ("40001" | "40P01" | "55P03" | "55006") => {
-                format!("`{code}` is retried anyway, on `deadlock_retries`")
+                format!("`{code}` is already retried, and uses `deadlock_retries`; remove it")
             }
-            "25P02" => "`25P02` only says that an earlier statement failed: name that failure's SQLSTATE".to_owned(),
+            "25P02" => {
+                "`25P02` only means that an earlier statement failed; list the SQLSTATE of that failure".to_owned()
+            }
             text if !is_sqlstate(text) => {
                 "expected an SQLSTATE: five characters of `0-9A-Z`, as in `\"23505\"`".to_owned()
             }
@@ -249,19 +239,19 @@ pub(crate) fn keys(arg: &Arg, errors: &mut Errors) -> Option<Vec<Expr>> {
         _ => return arg.expected(errors, "one or more keys", "[from, to]"),
     };
     for key in keys.iter().filter(|key| is_literal(key)) {
-        // In quotes by mistake?
+        // A parameter in quotes, by mistake?
         let unquoted = string(key).filter(|text| text.parse::<Expr>().is_ok_and(|expr| !is_literal(&expr)));
         let remedy = match unquoted {
             Some(text) => format!("write `{}` without quotes", text.value()),
             None => "write a parameter, as in `queue_by = id`".to_owned(),
         };
-        let one = "`queue_by = ()` to run them one at a time";
+        let one = "`queue_by = ()` to run all calls one at a time";
         errors.at(key, format_args!("this is the same key for every call; {remedy}, or {one}"));
     }
     (!keys.iter().any(is_literal)).then_some(keys)
 }
 
-/// Whether an expression is written out: it has one value only.
+/// Whether an expression has the same value in every call.
 fn is_literal(expr: &Expr) -> bool {
     match expr {
         Expr::Lit(_) => true,
@@ -274,7 +264,7 @@ fn is_literal(expr: &Expr) -> bool {
     }
 }
 
-/// A function to call with the body's error: a path or a closure.
+/// A function that takes the body's error: a path or a closure.
 pub(crate) fn callable(arg: &Arg, errors: &mut Errors) -> Option<Expr> {
     match arg.expr() {
         Some(value @ (Expr::Path(_) | Expr::Closure(_))) => Some(value.clone()),
@@ -282,7 +272,7 @@ pub(crate) fn callable(arg: &Arg, errors: &mut Errors) -> Option<Expr> {
     }
 }
 
-/// An expression that a source is made from.
+/// An expression of the source: any.
 pub(crate) fn source(arg: &Arg, errors: &mut Errors) -> Option<Expr> {
     arg.expr().cloned().or_else(|| arg.expected(errors, "an expression", "&self.pool"))
 }
@@ -326,7 +316,7 @@ mod tests {
             ("5 ", "expected a unit"),
             ("5 m s", "unknown unit `m s`"),
             ("5h", "unknown unit `h`"),
-            ("1.5s", "expected whole numbers"),
+            ("1.5s", "expected a whole number"),
             ("0ms", "longer than zero"),
             ("18446744073709551615s", "too long"),
             ("99999999999999999999us", "too long"),

@@ -98,7 +98,7 @@ impl<E> ReadNothing for Unread<'_, E> {
 /// Checks the policy of a function with `retry_if`: a budget must pay for it.
 #[must_use]
 pub const fn with_retry_if(policy: Policy) -> Policy {
-    assert!(policy.deadlock_retries() > 0, "`retry_if` counts against `deadlock_retries`, which is 0");
+    assert!(policy.deadlock_retries() > 0, "`retry_if` never takes effect: it uses `deadlock_retries`, which is 0");
     policy
 }
 

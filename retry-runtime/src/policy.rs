@@ -181,7 +181,7 @@ impl Policy {
         }
     }
 
-    /// Refuses contradictions, at compile time. The macro checks what it can: for a constant it sees only the path.
+    /// Refuses contradictions at compile time. The macro refuses them only between values that the attribute states.
     pub(crate) const fn validate(&self) {
         assert!(self.base_delay.as_nanos() <= self.max_delay().as_nanos(), "`base_delay` is longer than `max_delay`");
         assert!(
@@ -190,13 +190,16 @@ impl Policy {
         );
         assert!(
             !matches!(self.escalate_after, Some(0)),
-            "`escalate_after` counts lost conflicts, from 1; `queue_by = ()` runs calls one at a time from the first"
+            "`escalate_after` must be at least 1; to run calls one at a time from the first attempt, use `queue_by = ()`"
         );
-        assert!(self.retry_on.is_empty() || self.retries > 0, "`retry_on` counts against `retries`, which is 0");
+        assert!(
+            self.retry_on.is_empty() || self.retries > 0,
+            "`retry_on` never takes effect: it uses `retries`, which is 0"
+        );
         if let Some(after) = self.escalate_after {
             assert!(
                 after <= self.deadlock_retries(),
-                "`escalate_after` is greater than `deadlock_retries`: it never comes to that"
+                "`escalate_after` never takes effect: it is greater than `deadlock_retries`, by default 5"
             );
         }
         let timeouts = [self.statement_timeout, self.lock_timeout, self.idle_timeout];

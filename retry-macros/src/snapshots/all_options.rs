@@ -28,12 +28,12 @@ async fn report(totals: &mut Vec<i64>) -> Result<(), BankError> {
                     ::core::time::Duration::from_micros(3000000u64),
                 ),
                 unknown_commit: bank::retry::__private::UnknownCommit::Retry,
+                retry_on: &["23505", "23P01"],
                 escalate_after: ::core::option::Option::Some(2),
                 damping: bank::retry::__private::Damping::Off,
                 begin: ::core::option::Option::Some(
                     bank::retry::__private::Begin::Awaited,
                 ),
-                retry_on: &["23505", "23P01"],
                 ..bank::retry::__private::Policy::DEFAULT
             }),
         );

@@ -1,4 +1,4 @@
-//! What no budget pays for, when the budget is a constant's.
+//! Options that never take effect because of a constant.
 
 use retry_runtime::{Error, Transaction, transactional};
 

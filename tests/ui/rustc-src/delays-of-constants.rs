@@ -1,4 +1,4 @@
-//! Values that the macro cannot see are compared by the compiler.
+//! The runtime compares values that are constants.
 
 use std::time::Duration;
 
