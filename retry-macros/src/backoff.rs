@@ -1,20 +1,22 @@
-//! How long the retries of a budget sleep at most, for what a function's documentation says of it.
+//! The longest total sleep of a retry budget, for the documentation of public functions.
 //!
-//! This is all that the macro knows of the runtime's policy. `tests/tests/documented.rs` compares the two.
+//! Rustdoc cannot calculate, so these numbers repeat the runtime's defaults. Only `document` uses them.
+//! `tests/tests/documented.rs` compares them with the runtime.
 
 use std::time::Duration;
 
-/// `retries`, where the attribute does not state it.
+/// The default of `retries`.
 pub(crate) const RETRIES: u32 = 2;
-/// `deadlock_retries`, unless `retries` is greater.
+/// The default of `deadlock_retries`, unless `retries` is greater.
 pub(crate) const DEADLOCK_RETRIES: u32 = 5;
+/// The default of `base_delay`.
 pub(crate) const BASE_DELAY: Duration = Duration::from_millis(1);
-/// `max_delay`, unless `base_delay` is longer.
+/// The default of `max_delay`, unless `base_delay` is longer.
 pub(crate) const MAX_DELAY: Duration = Duration::from_millis(50);
-/// How many times as long a retry waits after a failure of the surroundings.
-pub(crate) const SURROUNDINGS: u32 = 20;
+/// Delays after a transient failure are this many times as long as after a conflict.
+pub(crate) const TRANSIENT_FACTOR: u32 = 20;
 
-/// The sum of a budget's longest delays, the first of which is `base`, and none longer than `max`.
+/// The sum of the longest delays of a budget: the first is `base`, and none is longer than `max`.
 pub(crate) fn longest_sleep(base: Duration, max: Duration, budget: u32) -> Duration {
     let steps = f64::from(budget.max(2) - 1);
     let growth = (max.as_secs_f64() / base.as_secs_f64()).powf(1.0 / steps).max(2.0);
@@ -23,7 +25,7 @@ pub(crate) fn longest_sleep(base: Duration, max: Duration, budget: u32) -> Durat
         let delay = base.as_secs_f64() * growth.powf(f64::from(step));
         match Duration::try_from_secs_f64(delay) {
             Ok(delay) if delay < max => sum = sum.saturating_add(delay),
-            // And so are all that follow.
+            // All the rest are as long.
             _ => return sum.saturating_add(max.saturating_mul(budget - step)),
         }
     }

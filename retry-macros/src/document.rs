@@ -1,4 +1,4 @@
-//! What a public function's documentation says of its retries, so that its callers see what they cost.
+//! The section "Transaction" in the documentation of public functions: isolation, retries, and how long a call sleeps.
 
 use std::time::Duration;
 
@@ -7,24 +7,24 @@ use quote::{ToTokens, quote};
 use syn::{ExprPath, LitStr, Meta, Visibility};
 
 use crate::args::Args;
-use crate::backoff::{BASE_DELAY, DEADLOCK_RETRIES, MAX_DELAY, RETRIES, SURROUNDINGS, longest_sleep};
+use crate::backoff::{BASE_DELAY, DEADLOCK_RETRIES, MAX_DELAY, RETRIES, TRANSIENT_FACTOR, longest_sleep};
 use crate::choice::UnknownCommit;
 use crate::item::Item;
 use crate::value::{Count, Time};
 
-/// A section for the end of the documentation of a function that is public, and has one.
+/// A section for the end of the documentation, if the function is public and documented.
 pub(crate) fn section(args: &Args, item: &Item) -> Option<TokenStream> {
     let is_doc = |meta: &Meta| matches!(meta, Meta::NameValue(meta) if meta.path.is_ident("doc"));
     let is_public = !matches!(item.vis, Visibility::Inherited);
     if !is_public || !item.attrs.iter().any(|attr| is_doc(&attr.meta)) || args.undocumented.is_some() || args.faulty {
         return None;
     }
-    let (conflicts, surroundings) = (conflicts(args), surroundings(args));
+    let (conflicts, failures) = (conflicts(args), transient_failures(args));
     let deadline = args.deadline.as_ref().map(|limit| format!("A call ends within {}. ", duration(limit)));
     let queue = args.queue_by.as_ref().map(|_| "Calls with a key in common wait for each other. ");
     let text = format!(
-        "\n# Transaction\n\nRuns as {}, and again where that fails:\n\n- {conflicts};\n- {surroundings}.\n\n\
-         {}{}In an open transaction it is a savepoint, and the outermost call does the retrying.",
+        "\n# Transaction\n\nRuns as {}, and retries if it fails:\n\n- {conflicts};\n- {failures}.\n\n\
+         {}{}Inside an open transaction it runs as a savepoint, and only the outermost call retries.",
         transaction(args),
         deadline.unwrap_or_default(),
         queue.unwrap_or_default(),
@@ -32,7 +32,7 @@ pub(crate) fn section(args: &Args, item: &Item) -> Option<TokenStream> {
     Some(quote!(#[doc = #text]))
 }
 
-/// What the function runs as.
+/// The kind of transaction: its isolation level and modes.
 fn transaction(args: &Args) -> String {
     // The attribute has SQL's names of the levels, in lower case.
     let level = args.isolation.as_ref().map(|level| level.token.value().to_uppercase());
@@ -44,55 +44,59 @@ fn transaction(args: &Args) -> String {
     format!("a {modes}transaction{session}")
 }
 
-/// How often after a lost conflict.
+/// The retries after a conflict.
 fn conflicts(args: &Args) -> String {
-    let retry_if = if args.retry_if.is_some() { ", what `retry_if` accepts" } else { "" };
-    let cause =
-        format!("losing to a concurrent transaction (deadlock, serialization failure, lock not available{retry_if})");
-    match (&args.deadlock_retries, &args.retries) {
-        (Some(retries), _) => after(&cause, retries, args, 1),
+    const CONFLICT: &str =
+        "a conflict with a concurrent transaction (deadlock, serialization failure, lock not available)";
+    let retry_if = if args.retry_if.is_some() { " or an error that `retry_if` accepts" } else { "" };
+    let cause = format!("{CONFLICT}{retry_if}");
+    let default = match (&args.deadlock_retries, &args.retries) {
+        (Some(retries), _) => return retries_after(&cause, retries, args, 1),
         (None, Some(Count::Path(path))) => {
-            format!("up to {DEADLOCK_RETRIES} times more, or {} where that is greater, after {cause}", code(path))
+            return format!("up to {DEADLOCK_RETRIES} times, or {} if that is greater, after {cause}", code(path));
         }
-        (None, Some(Count::Literal(retries))) => {
-            after(&cause, &Count::Literal(DEADLOCK_RETRIES.max(*retries)), args, 1)
-        }
-        (None, None) => after(&cause, &Count::Literal(DEADLOCK_RETRIES), args, 1),
-    }
+        (None, Some(Count::Literal(retries))) => DEADLOCK_RETRIES.max(*retries),
+        (None, None) => DEADLOCK_RETRIES,
+    };
+    retries_after(&cause, &Count::Literal(default), args, 1)
 }
 
-/// How often after a failure of the surroundings.
-fn surroundings(args: &Args) -> String {
-    let lost = match args.unknown_commit.as_ref().map(|choice| choice.value) {
+/// The retries after a transient failure, and after the SQLSTATEs of `retry_on`.
+fn transient_failures(args: &Args) -> String {
+    let closed = match args.unknown_commit.as_ref().map(|choice| choice.value) {
         _ if args.read_only.is_some() => "",
         None | Some(UnknownCommit::Fail) => " before `COMMIT`",
-        Some(UnknownCommit::Retry) => " even in `COMMIT`",
+        Some(UnknownCommit::Retry) => " before or during `COMMIT`",
         Some(UnknownCommit::Resolve | UnknownCommit::Token) => " and nothing committed",
     };
-    let mut causes = vec![format!("connection lost{lost}"), "failover".into(), "no free connection".into()];
-    causes.extend(args.retry_on.iter().flatten().map(LitStr::value));
-    let cause = format!("a failure of the surroundings ({})", causes.join(", "));
-    after(&cause, args.retries.as_ref().unwrap_or(&Count::Literal(RETRIES)), args, SURROUNDINGS)
+    let codes = args.retry_on.as_ref().map(|codes| {
+        let codes: Vec<_> = codes.iter().map(LitStr::value).collect();
+        format!(" or SQLSTATE {}", codes.join(", "))
+    });
+    let codes = codes.unwrap_or_default();
+    let cause = format!("a transient failure (connection closed{closed}, failover, no free connection){codes}");
+    retries_after(&cause, args.retries.as_ref().unwrap_or(&Count::Literal(RETRIES)), args, TRANSIENT_FACTOR)
 }
 
-/// How often after `cause`, and how long the call sleeps for it, where no constant hides that.
-fn after(cause: &str, retries: &Count, args: &Args, factor: u32) -> String {
+/// The retries after `cause`, and how long they sleep if the attribute states no constants. `factor` multiplies each
+/// delay.
+fn retries_after(cause: &str, retries: &Count, args: &Args, factor: u32) -> String {
     let (retries, times) = match retries {
         Count::Literal(0) => return format!("never after {cause}"),
-        Count::Literal(1) => (1, "once more".to_owned()),
-        Count::Literal(retries) => (*retries, format!("up to {retries} times more")),
-        Count::Path(path) => return format!("up to {} times more after {cause}", code(path)),
+        Count::Literal(1) => (1, "once".to_owned()),
+        Count::Literal(retries) => (*retries, format!("up to {retries} times")),
+        Count::Path(path) => return format!("up to {} times after {cause}", code(path)),
     };
     let sleep = || {
         let base = delay(args.base_delay.as_ref(), BASE_DELAY)?;
         let max = delay(args.max_delay.as_ref(), MAX_DELAY.max(base))?;
         let sleep = longest_sleep(base.saturating_mul(factor), max.saturating_mul(factor), retries);
-        Some(format!(", sleeping {} at most in all", human(sleep)))
+        Some(format!(", sleeping at most {} in total", human(sleep)))
     };
     format!("{times} after {cause}{}", sleep().unwrap_or_default())
 }
 
-/// A delay whose length is known here.
+/// The length of a delay; `None` for a constant.
 fn delay(time: Option<&Time>, default: Duration) -> Option<Duration> {
     match time {
         None => Some(default),
@@ -101,7 +105,7 @@ fn delay(time: Option<&Time>, default: Duration) -> Option<Duration> {
     }
 }
 
-/// A path as it is written.
+/// A path as code.
 fn code(path: &ExprPath) -> String {
     format!("`{}`", path.to_token_stream().to_string().replace(' ', ""))
 }
@@ -113,7 +117,7 @@ fn duration(time: &Time) -> String {
     }
 }
 
-/// In the unit that fits, rounded up to a tenth of it.
+/// A duration in the largest unit that fits, rounded up to a tenth.
 fn human(time: Duration) -> String {
     const UNITS: [(u128, &str); 3] = [(1_000, "µs"), (1_000_000, "ms"), (1_000_000_000, "s")];
     let nanos = time.as_nanos();
@@ -127,7 +131,7 @@ mod tests {
     use super::*;
     use crate::error::Errors;
 
-    /// What is added to `item`'s documentation, without its line breaks.
+    /// The section that is added to `item`'s documentation, on one line.
     fn added(args: TokenStream, item: &str) -> Option<String> {
         let args = Args::parse(args, &mut Errors::default());
         let item = syn::parse_str(item).expect("a function");
@@ -167,40 +171,40 @@ mod tests {
     #[test]
     fn what_the_options_mean() {
         for (args, says) in [
-            (quote!(), "as a transaction at the session's isolation level, and"),
+            (quote!(), "as a transaction at the session's isolation level, and retries if it fails: "),
             (quote!(read_only), "as a `READ ONLY` transaction at the session's"),
             (quote!(isolation = "repeatable read"), "as a `REPEATABLE READ` transaction, and"),
             (
                 quote!(isolation = "serializable", read_only, deferrable),
                 "a `SERIALIZABLE READ ONLY DEFERRABLE` transaction,",
             ),
-            (quote!(deadlock_retries = 0), " never after losing to a concurrent transaction (deadlock,"),
-            (quote!(deadlock_retries = 1), " once more after losing to a concurrent transaction (deadlock,"),
-            (quote!(deadlock_retries = limits::LIMIT), " up to `limits::LIMIT` times more after losing"),
-            (quote!(), "up to 5 times more after losing"),
-            (quote!(retries = 1), "up to 5 times more after losing"),
-            (quote!(retries = 9), "up to 9 times more after losing"),
-            (quote!(retries = LIMIT), "up to 5 times more, or `LIMIT` where that is greater, after losing"),
-            (quote!(retry_if = is_stale), "lock not available, what `retry_if` accepts)"),
-            (quote!(), "(connection lost before `COMMIT`, failover, no free connection), sleeping"),
-            (quote!(read_only), "(connection lost, failover,"),
-            (quote!(unknown_commit = "retry"), "(connection lost even in `COMMIT`, failover,"),
-            (quote!(unknown_commit = "token"), "(connection lost and nothing committed, failover,"),
-            (quote!(retry_on = ["23505", "23P01"]), "no free connection, 23505, 23P01)"),
-            (quote!(retries = LIMIT), "up to `LIMIT` times more after a failure of the surroundings"),
-            (quote!(deadline = "1500ms"), "A call ends within 1.5 s. In"),
+            (quote!(deadlock_retries = 0), " never after a conflict with a concurrent transaction (deadlock,"),
+            (quote!(deadlock_retries = 1), " once after a conflict with a concurrent transaction (deadlock,"),
+            (quote!(deadlock_retries = limits::LIMIT), " up to `limits::LIMIT` times after a conflict"),
+            (quote!(), "up to 5 times after a conflict"),
+            (quote!(retries = 1), "up to 5 times after a conflict"),
+            (quote!(retries = 9), "up to 9 times after a conflict"),
+            (quote!(retries = LIMIT), "up to 5 times, or `LIMIT` if that is greater, after a conflict"),
+            (quote!(retry_if = is_stale), "lock not available) or an error that `retry_if` accepts, sleeping"),
+            (quote!(), "(connection closed before `COMMIT`, failover, no free connection), sleeping"),
+            (quote!(read_only), "(connection closed, failover,"),
+            (quote!(unknown_commit = "retry"), "(connection closed before or during `COMMIT`, failover,"),
+            (quote!(unknown_commit = "token"), "(connection closed and nothing committed, failover,"),
+            (quote!(retry_on = ["23505", "23P01"]), "no free connection) or SQLSTATE 23505, 23P01, sleeping"),
+            (quote!(retries = LIMIT), "up to `LIMIT` times after a transient failure"),
+            (quote!(deadline = "1500ms"), "A call ends within 1.5 s. Inside"),
             (quote!(queue_by = id), "Calls with a key in common wait for each other."),
             (quote!(deadline = LIMIT), "A call ends within `LIMIT`."),
         ] {
             let (options, section) = (args.to_string(), of(args));
             assert!(section.contains(says), "{options}: {section}");
         }
-        assert!(of(quote!()).contains(" in all.  In an open transaction"));
+        assert!(of(quote!()).contains(" in total.  Inside an open transaction"));
     }
 
     #[test]
     fn how_long_the_call_sleeps() {
-        for (args, conflicts, surroundings) in [
+        for (args, conflicts, failures) in [
             (quote!(retries = 1, deadlock_retries = 1), "1 ms", "20 ms"),
             // 1, 2, 4, 8, 16, 32 and twice 50 ms.
             (quote!(deadlock_retries = 8, retries = 8), "163 ms", "3.3 s"),
@@ -209,9 +213,9 @@ mod tests {
             (quote!(deadlock_retries = 1, retries = 2, base_delay = "2m"), "120 s", "4800 s"),
         ] {
             let (options, section) = (args.to_string(), of(args));
-            let sleeps: Vec<_> = section.split("sleeping ").skip(1).collect();
-            assert!(sleeps[0].starts_with(&format!("{conflicts} at most in all;")), "{options}: {section}");
-            assert!(sleeps[1].starts_with(&format!("{surroundings} at most in all.")), "{options}: {section}");
+            let sleeps: Vec<_> = section.split("sleeping at most ").skip(1).collect();
+            assert!(sleeps[0].starts_with(&format!("{conflicts} in total;")), "{options}: {section}");
+            assert!(sleeps[1].starts_with(&format!("{failures} in total.")), "{options}: {section}");
         }
         for constant in
             [quote!(base_delay = DELAY), quote!(max_delay = DELAY), quote!(retries = 0, deadlock_retries = 0)]

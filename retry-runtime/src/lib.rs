@@ -17,12 +17,12 @@ mod transaction;
 
 /// Runs an async function as a retried PostgreSQL transaction.
 ///
-/// # What it takes
+/// # Functions it takes
 ///
-/// An `async fn`, free, inherent, in a trait's implementation, or provided by a trait, that returns a `Result`. Its
-/// first parameter after `self` is the transaction, as `&mut Transaction<'_>` or `&Transaction<'_>`; callers pass
-/// `impl Into<Source<'_>>` in its place, or nothing where the attribute says `source = …`. All else of the signature
-/// stays as it is.
+/// An `async fn` that returns a `Result`: a free function, a method, an associated function, or a method in a trait with a
+/// body. The first parameter after `self` is the transaction, `&mut Transaction<'_>` or `&Transaction<'_>`. Callers pass
+/// `impl Into<Source<'_>>` instead: a pool, a client or an open transaction. With `source = …` in the attribute, they pass
+/// nothing. The rest of the signature is unchanged.
 ///
 /// ```
 /// use retry_runtime::{Error, Transaction, transactional};
@@ -41,45 +41,46 @@ mod transaction;
 /// # }
 /// ```
 ///
-/// [The guide](crate::guide::options) says what the options mean.
+/// [The guide](crate::guide::options) explains all options.
 ///
-/// # What it refuses
+/// # Compile errors
 ///
-/// Each while compiling, at the token at fault, and all that a function has wrong in one run:
+/// Each mistake is a compile error at the offending token. All mistakes of a function are reported together.
 ///
-/// | mistake | why |
+/// | mistake | why it is an error |
 /// |---|---|
-/// | a function that is not `async`, or returns no `Result` | an attempt is awaited, and its outcome decides between `COMMIT` and `ROLLBACK` |
-/// | no transaction as the first parameter, or one by value | callers pass a source in its place, and each attempt has one of its own |
-/// | `&mut` and `ref mut` parameters, also as `[&mut T; 2]`, `Option<&mut T>` and the like, `&mut self` | what a rolled-back attempt wrote there would stay; `allow_mut` accepts it |
-/// | a test, `main`, an `extern` function | nobody calls them with a source |
-/// | a function that `#[async_trait]` has rewritten | its body is in a box already: put the attribute on a function that it calls |
-/// | an option unknown, given twice, or with a malformed value | the message names the nearest, or what is expected |
-/// | `isolation = "read uncommitted"` | PostgreSQL runs that as read committed |
+/// | the function is not `async`, or returns no `Result` | an attempt is awaited, and its result decides between `COMMIT` and `ROLLBACK` |
+/// | the first parameter is not the transaction, or takes it by value | callers pass a source in its place, and every attempt has its own transaction |
+/// | `&mut self`, a `&mut` or `ref mut` parameter, or a `&mut` inside a type such as `Option<&mut T>` | changes made through it would survive a rolled-back attempt; `allow_mut` accepts them |
+/// | a test, `main`, or an `extern` function | their callers pass no source |
+/// | a function that `#[async_trait]` has rewritten | its body is already boxed; put the attribute on a function that it calls |
+/// | an option that is unknown, given twice, or has a malformed value | the message names the nearest option, or the expected value |
+/// | `isolation = "read uncommitted"` | PostgreSQL runs it as read committed |
 /// | `deferrable` without `read_only` and `isolation = "serializable"` | it would have no effect |
-/// | `base_delay` longer than `max_delay` or `deadline` | the one is the first delay, the others are to be the last |
-/// | `retry_on` with `retries = 0`, `retry_if` with `deadlock_retries = 0`, `escalate_after` beyond `deadlock_retries`, by default or by a constant too | it would never come to that |
-/// | `retry_on` with 40001, 40P01, 55P03, 55006 or 25P02 | the first four are retried anyway, the last one only says that something failed before |
-/// | a literal as a key of `queue_by` | it is the same for all calls; `queue_by = ()` says that |
+/// | `base_delay` longer than `max_delay` or `deadline` | the first delay cannot be longer than the last, or than the whole call |
+/// | `retry_on` with `retries = 0`, `retry_if` with `deadlock_retries = 0`, `escalate_after` greater than `deadlock_retries` | the option would never take effect; defaults and constants are checked too |
+/// | `retry_on` with 40001, 40P01, 55P03, 55006 or 25P02 | the first four are always retried, and the last only means that an earlier statement failed |
+/// | a literal as a key of `queue_by` | all calls would have the same key; write `queue_by = ()` if that is intended |
 /// | `unknown_commit = "resolve"` or `"token"` with `read_only` | there is no outcome to look up |
-/// | an error that is not made from [`Error`], a key of `queue_by` that cannot be hashed | the runtime has to return its errors, and to tell keys apart |
-/// | `commit()`, `rollback()`, `transaction()` or `savepoint()` in the body | the retry loop ends the transaction, and a savepoint is a nested call |
-/// | a result that borrows from the transaction | that ends before the function returns |
-/// | a call with anything but `&pool`, `&mut client` or `&mut *tx` | no transaction can begin on it |
+/// | an error type without `From<`[`Error`]`>` | the runtime returns its own errors through it |
+/// | a key of `queue_by` that does not implement `Hash` | calls are queued by the hash of their keys |
+/// | `commit()`, `rollback()`, `transaction()` or `savepoint()` in the body | the retry loop ends the transaction, and a nested call is the savepoint |
+/// | a result that borrows from the transaction | the transaction ends before the function returns |
+/// | an argument other than `&pool`, `&mut client` or `&mut *tx` for the source | no transaction can begin on it |
 ///
-/// An alias or a struct that hides a `&mut` is a `&mut` parameter too, and so is a `Mutex` or a `Cell`: what a rolled-back
-/// attempt writes there stays. The attribute sees only what the signature spells out.
+/// The attribute sees only the signature. It cannot detect a `&mut` behind a type alias or in a struct, or interior
+/// mutability such as a `Mutex`. Changes made through them survive a rolled-back attempt.
 ///
 /// # Other attributes
 ///
-/// They stay on the function. One that rewrites the body, such as `#[tracing::instrument]`, goes below
-/// `#[transactional]`, with `skip_all` or `skip(source)`: then its span is the whole call's, attempts and sleeps included.
-/// Above, it would rewrite what each attempt runs, and move the parameters into it.
+/// They stay on the function. Put an attribute that rewrites the body, such as `#[tracing::instrument]`, below
+/// `#[transactional]`, with `skip_all` or `skip(source)`. Its span then covers the whole call with its attempts and delays.
+/// Above `#[transactional]`, it would rewrite the body of each attempt, and move the parameters into it.
 ///
-/// # Functions that call themselves
+/// # Recursive functions
 ///
-/// As with any `async fn`, the inner call goes into a box. Make that box in a function that names its type: through a plain
-/// `Box::pin(descendants(…))` rustc cannot tell whether the future is `Send`, and refuses to spawn it (E0275, "overflow").
+/// As in any `async fn`, a recursive call must be boxed. Box it in a function that names the type of the box. With a plain
+/// `Box::pin(descendants(…))`, rustc cannot tell whether the future is `Send`, and refuses to spawn it (E0275, "overflow").
 ///
 /// ```
 /// use retry_runtime::{BoxFuture, Error, Transaction, transactional};
@@ -103,36 +104,36 @@ mod transaction;
 /// # }
 /// ```
 ///
-/// Each of these calls is a savepoint. If that is too much, put the recursion into a plain `async fn` that takes
+/// Each recursive call is a savepoint. To avoid that, put the recursion into a plain `async fn` that takes
 /// `&mut Transaction<'_>`, and call it from one transactional function.
 ///
-/// # What it adds to the documentation
+/// # Generated documentation
 ///
-/// A `pub` function with a doc comment gets a section at its end: isolation, what is retried and how often, and for how
-/// long a call sleeps at most. So `retries = 5, deadlock_retries = 5, isolation = "serializable"` reads
+/// A `pub` function with a doc comment gets a section at its end: its isolation level, what is retried and how often, and
+/// how long a call can sleep. For `retries = 5, deadlock_retries = 5, isolation = "serializable"` it is:
 ///
-/// > Runs as a `SERIALIZABLE` transaction, and again where that fails:
+/// > Runs as a `SERIALIZABLE` transaction, and retries if it fails:
 /// >
-/// > - up to 5 times more after losing to a concurrent transaction (deadlock, serialization failure, lock not available),
-/// >   sleeping 79.6 ms at most in all;
-/// > - up to 5 times more after a failure of the surroundings (connection lost before `COMMIT`, failover, no free
-/// >   connection), sleeping 1.6 s at most in all.
+/// > - up to 5 times after a conflict with a concurrent transaction (deadlock, serialization failure, lock not available),
+/// >   sleeping at most 79.6 ms in total;
+/// > - up to 5 times after a transient failure (connection closed before `COMMIT`, failover, no free connection), sleeping
+/// >   at most 1.6 s in total.
 /// >
-/// > In an open transaction it is a savepoint, and the outermost call does the retrying.
+/// > Inside an open transaction it runs as a savepoint, and only the outermost call retries.
 ///
-/// `undocumented` turns that off.
+/// `undocumented` omits the section.
 ///
 /// # Errors
-/// What the body returns, once no further attempt is made. [`Error`], converted into the function's error type, where
-/// the transaction could not begin or commit.
+/// The error that the body returned in the last attempt. If the transaction could not begin or commit: an [`Error`],
+/// converted into the function's error type.
 ///
 /// # Cancellation
-/// The future may be dropped at any await. Before `COMMIT` is sent, nothing is committed. A call that is dropped while
-/// `COMMIT` is on its way may be committed: an event says how it ended. A pooled connection is cleaned up in the
-/// background, within two seconds, or closed.
+/// The future may be dropped at any await. Before `COMMIT` is sent, nothing is committed. If a call is dropped while
+/// `COMMIT` is on its way, the transaction may be committed: an event reports the outcome. A pooled connection is cleaned up
+/// in the background within two seconds, or closed.
 ///
 /// # Panics
-/// Where the body does: the transaction is rolled back while unwinding.
+/// If the body panics. The transaction is rolled back during unwinding.
 #[cfg(feature = "macros")]
 #[doc(inline)]
 pub use retry_macros::transactional;

@@ -3,12 +3,12 @@
 /**
 # Transaction
 
-Runs as a transaction at the session's isolation level, and again where that fails:
+Runs as a transaction at the session's isolation level, and retries if it fails:
 
-- up to 5 times more after losing to a concurrent transaction (deadlock, serialization failure, lock not available), sleeping 79.6 ms at most in all;
-- up to 2 times more after a failure of the surroundings (connection lost before `COMMIT`, failover, no free connection), sleeping 1.1 s at most in all.
+- up to 5 times after a conflict with a concurrent transaction (deadlock, serialization failure, lock not available), sleeping at most 79.6 ms in total;
+- up to 2 times after a transient failure (connection closed before `COMMIT`, failover, no free connection), sleeping at most 1.1 s in total.
 
-In an open transaction it is a savepoint, and the outermost call does the retrying.*/
+Inside an open transaction it runs as a savepoint, and only the outermost call retries.*/
 pub(crate) async fn cents(&self, id: i64) -> anyhow::Result<i64> {
     let source = &self.pool;
     let mut __call = {
