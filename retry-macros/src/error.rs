@@ -1,11 +1,11 @@
-//! Collecting compile errors, so that one run shows all of them.
+//! Collects compile errors, so that all are reported together.
 
 use std::fmt::Display;
 
 use proc_macro2::TokenStream;
 use quote::ToTokens;
 
-/// Every fault found so far, each at its own token.
+/// The errors found so far, each with its span.
 #[derive(Default)]
 pub(crate) struct Errors(Option<syn::Error>);
 
@@ -15,7 +15,7 @@ impl Errors {
         self.push(syn::Error::new_spanned(tokens, message));
     }
 
-    /// Adds `message` at the span of `tokens`, where something was to be had from them.
+    /// Adds `message` at the span of `tokens`. Returns `None`, for functions that have nothing else to return then.
     pub(crate) fn refuse<T>(&mut self, tokens: impl ToTokens, message: impl Display) -> Option<T> {
         self.at(tokens, message);
         None
@@ -33,7 +33,7 @@ impl Errors {
         self.0.is_none()
     }
 
-    /// One `compile_error!` for each fault; nothing where there is none.
+    /// A `compile_error!` for each error.
     pub(crate) fn into_tokens(self) -> TokenStream {
         self.0.map(syn::Error::into_compile_error).unwrap_or_default()
     }

@@ -1,4 +1,4 @@
-//! Writes the retry loop round the body. All logic is the runtime's; this is only the shape.
+//! The expansion: a retry loop around the body. The runtime makes every decision.
 
 use proc_macro2::{Delimiter, Group, Ident, Span, TokenStream, TokenTree};
 use quote::{ToTokens, quote, quote_spanned};
@@ -15,7 +15,7 @@ use crate::error::Errors;
 use crate::item::Item;
 use crate::validate::{self, Cloned, Shape};
 
-/// Expands the attribute. Whatever is wrong, the function is still emitted, so that an editor goes on working.
+/// Expands the attribute. Emits the function even after errors, so that editors keep working in it.
 pub(crate) fn expand(args: TokenStream, input: TokenStream) -> TokenStream {
     let mut errors = Errors::default();
     let args = Args::parse(args, &mut errors);
@@ -25,12 +25,12 @@ pub(crate) fn expand(args: TokenStream, input: TokenStream) -> TokenStream {
             Some(shape) => function(&args, &item, shape),
             None => item.to_token_stream(),
         };
-        // That the program's own must not be async is the lesser fault.
+        // Avoids rustc's second error, that `main` may not be async.
         if validate::is_main(&item.sig) { quote!(fn main() { #[allow(dead_code)] #function }) } else { function }
     });
     let function = function.unwrap_or_else(|error| {
         errors.push(error);
-        // Where an expression stands there is room for one: the error.
+        // In expression position only one expression fits: the error.
         if syn::parse2::<Expr>(input.clone()).is_ok() { TokenStream::new() } else { input }
     });
     let errors = errors.into_tokens();
@@ -42,9 +42,9 @@ pub(crate) fn expand(args: TokenStream, input: TokenStream) -> TokenStream {
 //
 // Output:
 //     async fn transfer(source: impl Into<Source<'_>>, from: i64) -> Result<(), BankError> {
-//         let mut run = Run::new(source.into(), &SITE);
+//         let mut call = Call::new(source.into(), &CALLSITE);
 //         loop {
-//             let ended = match run.begin().await {
+//             let attempt = match call.begin().await {
 //                 Ok(mut tx) => {
 //                     let lent = &mut tx;
 //                     let outcome = async { let tx = lend(lent); body }.await;
@@ -52,7 +52,7 @@ pub(crate) fn expand(args: TokenStream, input: TokenStream) -> TokenStream {
 //                 }
 //                 Err(error) => Err(error),
 //             };
-//             if let Break(result) = run.next(ended).await { return result; }
+//             if let Break(result) = call.next(attempt).await { return result; }
 //         }
 //     }
 fn function(args: &Args, item: &Item, shape: Shape) -> TokenStream {
@@ -64,7 +64,7 @@ fn function(args: &Args, item: &Item, shape: Shape) -> TokenStream {
 
     let source = Ident::new("source", args.source.as_ref().map_or(span, at));
     let let_source = if let Some(expr) = &args.source {
-        // A statement of its own: what the expression makes on its way lives as long as the call.
+        // A `let` of its own, so that temporaries in the expression live as long as the call.
         quote_spanned!(span=> let #source = #expr;)
     } else {
         let ty = source_type(private, &mut sig, at(&tx_ty));
@@ -91,8 +91,8 @@ fn function(args: &Args, item: &Item, shape: Shape) -> TokenStream {
         quote_spanned!(at(ident)=> #(#attrs)* let #mutability #ident = ::core::clone::Clone::clone(&#ident);)
     });
 
-    // Where a body keeps its transaction for longer than its attempt, rustc complains of the parameter first, and of the
-    // loop last: its errors are sorted by their places.
+    // If a body keeps its transaction for longer than the attempt, rustc reports several errors, sorted by their spans.
+    // With these spans, the error at the parameter comes first, and those about the loop last.
     let end = span.located_at(body.span_close());
     let tx = name_of(&tx_pat);
     let binding = quote_spanned!(tx.span()=> mut #tx);
@@ -107,7 +107,7 @@ fn function(args: &Args, item: &Item, shape: Shape) -> TokenStream {
     let in_body = span.located_at(body.span_open());
     let run_body = quote_spanned! {in_body=>
         async {
-            // Never runs. It pins the type that `?` converts to.
+            // Never runs. It tells the compiler the type that `?` converts to.
             #[allow(unreachable_code)]
             if false {
                 let __ret: #output = loop {};
@@ -123,13 +123,13 @@ fn function(args: &Args, item: &Item, shape: Shape) -> TokenStream {
     let [bounded_by, followed_by] = asking_for_from(&error, &sig);
     let error = first(error);
     let outcome_of = if let Type::Tuple(_) = output {
-        // No `Result`: that is said once, elsewhere.
+        // Not a `Result`. `Outcome` below reports that, once.
         quote_spanned!(span=> #run_body.await)
     } else {
         quote_spanned!(at(&error)=> __scope.#bounded_by(#run_body).await)
     };
 
-    // All that asks something of the return type stands at one place, so that rustc has one complaint.
+    // All requirements on the return type have one span, so that rustc reports one error.
     let result = first(&output);
     let outcome = over(&result, quote_spanned!(span=> __outcome));
     let into_result = over(&result, quote_spanned!(span=> #private::Outcome::into_result(#outcome)));
@@ -166,20 +166,20 @@ fn function(args: &Args, item: &Item, shape: Shape) -> TokenStream {
             }
         }
     };
-    // The body's own braces: rustc has nothing to say of an unused function whose end a macro wrote.
+    // Has the span of the body's braces: with a macro's, rustc would not warn about an unused function.
     let call = braces(call, body.span());
     let documented = document::section(args, item);
     quote!(#(#attrs)* #documented #vis #sig #call)
 }
 
-/// The module that the expansion names.
+/// The path of `retry_runtime::__private`.
 fn private(args: &Args) -> TokenStream {
     let span = Span::mixed_site();
     let runtime = args.krate.as_ref().map_or_else(|| quote_spanned!(span=> ::retry_runtime), ToTokens::to_token_stream);
     quote_spanned!(span=> #runtime::__private)
 }
 
-/// What the attempt's transaction is called: as in the function, so that rustc can name it. The body's own hides it.
+/// The name of the attempt's transaction: the parameter's, for rustc's messages. The body's own binding shadows it.
 fn name_of(tx: &Pat) -> Ident {
     match tx {
         Pat::Ident(PatIdent { ident, .. }) if !ident.to_string().starts_with('_') => ident.clone(),
@@ -187,8 +187,8 @@ fn name_of(tx: &Pat) -> Ident {
     }
 }
 
-/// The type of the parameter in the transaction's place. A return type that lists what it captures has to list this
-/// type too, and so it needs a name.
+/// The type of the parameter that replaces the transaction. If the return type has a `use<…>`, the parameter needs a named
+/// type to be listed there.
 fn source_type(private: &TokenStream, sig: &mut Signature, span: Span) -> Type {
     let name = quote_spanned!(span=> __Source);
     let mut captures = Captures { param: parse_quote!(#name), found: false };
@@ -209,13 +209,13 @@ fn braces(tokens: TokenStream, span: Span) -> Group {
     block
 }
 
-/// Where `tokens` begin, for names of ours: what is wrong with them is reported there.
+/// The place of the first token, with the hygiene of the expansion.
 fn at(tokens: impl ToTokens) -> Span {
     let place = tokens.into_token_stream().into_iter().next().map_or_else(Span::call_site, |token| token.span());
     Span::mixed_site().located_at(place)
 }
 
-/// Lays a call of ours over all of `tokens`: what is wrong with it is reported there.
+/// Gives `call` the place of `tokens`, from the first to the last: errors in the call are reported there.
 fn over(tokens: impl ToTokens, call: TokenStream) -> TokenStream {
     let places: Vec<Span> = tokens.into_token_stream().into_iter().map(|token| token.span()).collect();
     let place = |index: usize| if index == 0 { places.first() } else { places.last() };
@@ -227,12 +227,12 @@ fn over(tokens: impl ToTokens, call: TokenStream) -> TokenStream {
     call.into_iter().enumerate().map(put).collect()
 }
 
-/// The first of some tokens.
+/// The first token.
 fn first(tokens: impl ToTokens) -> TokenStream {
     tokens.into_token_stream().into_iter().take(1).collect()
 }
 
-/// The error in `Result<T, E>`; the whole type where it is written otherwise.
+/// The `E` in `Result<T, E>`; the whole type if it is written in another form.
 fn error_of(output: &Type) -> TokenStream {
     if let Type::Path(TypePath { path, .. }) = output {
         if let Some(PathSegment { arguments: PathArguments::AngleBracketed(generics), .. }) = path.segments.last() {
@@ -244,7 +244,8 @@ fn error_of(output: &Type) -> TokenStream {
     output.to_token_stream()
 }
 
-/// What bounds a body, and what follows it. If the error is a type parameter, both ask for the bound to write.
+/// The names of the methods that run the body and follow it. For an error that is a type parameter, they require
+/// `From<Error>` itself, so that rustc suggests the bound.
 fn asking_for_from(error: &TokenStream, sig: &Signature) -> [Ident; 2] {
     let param = syn::parse2::<Ident>(error.clone()).ok();
     let is_param = param.is_some_and(|error| sig.generics.type_params().any(|param| param.ident == error));

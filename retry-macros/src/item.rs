@@ -1,5 +1,4 @@
-//! The annotated function. Its body is an opaque group of tokens: never parsed, so that it keeps
-//! rustc's spans, and an editor can complete inside a half-typed one.
+//! The annotated function. Its body is never parsed: it keeps its spans, and an editor can complete in a half-typed one.
 
 use proc_macro2::{Delimiter, Group, TokenStream, TokenTree};
 use quote::{ToTokens, quote};
@@ -51,7 +50,7 @@ impl ToTokens for Item {
     }
 }
 
-/// Whether a function may follow: a half-typed one then gets the parser's own message.
+/// Whether the input starts like a function. A half-typed one then gets the parser's own message.
 fn starts_function(input: ParseStream) -> bool {
     let closure = input.peek2(Token![|]) || input.peek2(Token![move]);
     input.peek(Token![const])
@@ -61,7 +60,7 @@ fn starts_function(input: ParseStream) -> bool {
         || input.peek(Token![fn])
 }
 
-/// The body, also where a `macro_rules!` macro handed it on in an invisible group.
+/// The body. If a `macro_rules!` macro passed it on, it is inside an invisible group.
 fn braces(token: TokenTree) -> Option<Group> {
     match token {
         TokenTree::Group(group) if group.delimiter() == Delimiter::Brace => Some(group),
@@ -70,7 +69,7 @@ fn braces(token: TokenTree) -> Option<Group> {
     }
 }
 
-/// Splits off the attributes `#![…]` at the start of a body: they belong to the function, not to the block in it.
+/// Splits off the attributes `#![…]` at the start of a body. They belong to the function.
 fn inner_attributes(input: ParseStream) -> Result<(Vec<Attribute>, TokenStream)> {
     let mut attrs = input.call(Attribute::parse_inner)?;
     for attr in &mut attrs {

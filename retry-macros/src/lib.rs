@@ -1,8 +1,8 @@
 //! The attribute `#[transactional]`, re-exported and documented by the crate `retry-runtime`.
 //!
-//! This crate reads the attribute and writes the retry loop. It holds no policy: every default, every
-//! classification and every statement sent to the server is the runtime's. Only for the documentation that it adds to
-//! public functions does it know some defaults.
+//! This crate parses the attribute and writes the retry loop. The runtime makes every decision: defaults, classification
+//! of failures, and the statements sent to the server. `backoff` repeats a few defaults, only for the documentation that
+//! the attribute adds to public functions.
 
 mod args;
 mod backoff;
@@ -22,14 +22,14 @@ mod value;
 
 use proc_macro::TokenStream;
 
-// `retry-runtime` puts the rest before it; an editor shows this alone.
+// The documentation in `retry-runtime` comes before this. Some editors show only this.
 /// # Options at a glance
 ///
-/// - Budgets: `retries = 2`, `deadlock_retries = 5`. Retried as well: `retry_on = ["23505"]`, `retry_if = is_stale`.
+/// - Budgets: `retries = 2`, `deadlock_retries = 5`. Further errors to retry: `retry_on = ["23505"]`, `retry_if = is_stale`.
 /// - The transaction: `isolation = "serializable"`, `read_only`, `deferrable`, `begin = "pipelined"`.
 /// - Back-off: `base_delay = "1ms"`, `max_delay = "50ms"`, `jitter = "full"`.
 /// - Limits: `deadline = "2s"`, `statement_timeout = "500ms"`, `lock_timeout = "20ms"`, `idle_timeout = "10s"`.
-/// - A `COMMIT` that is not answered: `unknown_commit = "resolve"`.
+/// - A `COMMIT` without a reply: `unknown_commit = "resolve"`.
 /// - Hot rows: `queue_by = [from, to]`, `escalate_after = 2`, `damping = "off"`.
 /// - The function: `independent`, `source = &self.pool`, `name = "transfer"`, `allow_mut`, `undocumented`, `crate = ::retry_runtime`.
 #[proc_macro_attribute]

@@ -1,11 +1,11 @@
-//! What people write in place of the options' names.
+//! Unknown options: suggests the one that was meant.
 
 use proc_macro2::Ident;
 use syn::{Expr, ExprPath};
 
 use crate::args::OPTIONS;
 
-/// What the options are called elsewhere, and here.
+/// Names from other libraries, and the names of the options here.
 const ELSEWHERE: [(&str, &str); 14] = [
     ("retry", "retries"),
     ("max_retries", "retries"),
@@ -23,11 +23,12 @@ const ELSEWHERE: [(&str, &str); 14] = [
     ("serialize_by", "queue_by"),
 ];
 
-/// What to say of a name that no option has. It may be a key after those of `queue_by`.
+/// The error message for a name that is no option. `keys` are those of a `queue_by` directly before it: the name may be
+/// another key.
 pub(crate) fn unknown(key: &Ident, keys: Option<&[Expr]>) -> String {
     let (written, name) = (key, key.to_string().to_lowercase());
     if name == "propagation" {
-        return "unknown option `propagation`; a nested call is always a savepoint of the call around it".to_owned();
+        return "unknown option `propagation`; a nested call is always a savepoint of the open transaction".to_owned();
     }
     let elsewhere = ELSEWHERE.into_iter().find(|(elsewhere, _)| *elsewhere == name).map(|(_, here)| here);
     let alike = |option: &&str| name.contains(option) || distance(option, &name) <= option.len() / 2;
@@ -39,13 +40,13 @@ pub(crate) fn unknown(key: &Ident, keys: Option<&[Expr]>) -> String {
         let names: Option<Vec<_>> = keys.iter().map(ident).chain([Some(key)]).collect();
         let names = names.unwrap_or_default().into_iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
         let example = if names.is_empty() { "from, to" } else { &names };
-        return format!("unknown option `{written}`; several keys go into brackets: `queue_by = [{example}]`");
+        return format!("unknown option `{written}`; to state several keys, write `queue_by = [{example}]`");
     }
     let options: Vec<_> = OPTIONS.iter().map(|option| format!("`{option}`")).collect();
     format!("unknown option `{written}`; the options are {}", options.join(", "))
 }
 
-/// The name that an expression is.
+/// The expression, if it is only a name.
 fn ident(expr: &Expr) -> Option<&Ident> {
     match expr {
         Expr::Path(ExprPath { path, .. }) => path.get_ident(),
@@ -53,7 +54,7 @@ fn ident(expr: &Expr) -> Option<&Ident> {
     }
 }
 
-/// How many letters have to be put in, left out or changed to get from one word to another.
+/// The Levenshtein distance: how many letters to insert, delete or replace to turn one word into the other.
 fn distance(from: &str, to: &str) -> usize {
     let mut row: Vec<usize> = (0..=to.len()).collect();
     for (i, a) in from.bytes().enumerate() {
@@ -76,7 +77,7 @@ mod tests {
     use crate::args::tests::faults;
 
     #[test]
-    fn what_options_are_called_elsewhere_is_no_option_here() {
+    fn names_from_elsewhere_are_no_options_here() {
         for (elsewhere, here) in ELSEWHERE {
             assert!(!OPTIONS.contains(&elsewhere) && OPTIONS.contains(&here), "{elsewhere}: {here}");
         }
@@ -104,7 +105,7 @@ mod tests {
     }
 
     #[test]
-    fn several_keys_go_into_brackets() {
+    fn several_keys_need_brackets() {
         for (args, example) in [
             (quote!(queue_by = from, to), vec!["[from, to]"]),
             (quote!(queue_by = from, to, via, read_only), vec!["[from, to]", "[from, to, via]"]),

@@ -1,11 +1,11 @@
-//! Broken input: whatever the tokens, the macro answers with tokens and never panics.
+//! Tests with broken input: the macro returns tokens for any tokens, and never panics.
 
 use proc_macro2::{Delimiter, Group, TokenStream, TokenTree};
 use quote::quote;
 
 use crate::expand::expand;
 
-/// What is tried ends up in the message of a panic.
+/// Expands, and panics with the input if that panics.
 fn survives(args: &TokenStream, item: &TokenStream) -> TokenStream {
     let (text, input) = (format!("#[transactional({args})] {item}"), (args.clone(), item.clone()));
     std::panic::catch_unwind(|| expand(input.0, input.1)).unwrap_or_else(|_| panic!("panicked at: {text}"))
@@ -149,7 +149,7 @@ impl Random {
         usize::try_from(self.0 >> 33).unwrap_or_default() % bound
     }
 
-    /// Drops, doubles and replaces about one token in sixteen, at any depth.
+    /// Drops, doubles or replaces about one token in sixteen, at any depth.
     fn disturb(&mut self, tokens: TokenStream) -> TokenStream {
         let mut disturbed = Vec::new();
         for token in tokens {

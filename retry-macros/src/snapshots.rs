@@ -1,4 +1,5 @@
-//! What the attribute expands to, one file for each form. `UPDATE_EXPECT=1 cargo test -p retry-macros` rewrites them.
+//! Snapshots of the expansion, one file for each form of function. `UPDATE_EXPECT=1 cargo test -p retry-macros` updates
+//! them.
 
 use expect_test::{ExpectFile, expect_file};
 use proc_macro2::TokenStream;
@@ -123,7 +124,7 @@ fn no_transaction() {
     );
 }
 
-/// `examples/transfer_expanded.rs` is for reading; this keeps it honest.
+/// `examples/transfer_expanded.rs` is written for readers. This compares it with the macro's output.
 #[test]
 fn the_example_is_what_the_macro_writes() {
     let mut source = the_function(include_str!("../../examples/transfer.rs"));
@@ -143,7 +144,7 @@ fn the_function(file: &str) -> ItemFn {
     functions.into_iter().next().expect("a function called `transfer`")
 }
 
-/// The tokens, laid out the same way whoever wrote them.
+/// The function without comments, in one layout.
 fn text(function: &ItemFn) -> String {
     prettyplease::unparse(&syn::parse_quote!(#function))
 }

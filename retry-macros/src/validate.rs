@@ -1,4 +1,4 @@
-//! The rules that a function must keep to be run as a retried transaction.
+//! Checks of the signature: what a function must have, and must not have, to be retried as a transaction.
 
 use proc_macro2::{Ident, Span};
 use syn::visit_mut::{self, VisitMut};
@@ -11,9 +11,9 @@ use crate::args::Args;
 use crate::error::Errors;
 use crate::item::Item;
 
-const TRANSACTION: &str = "the first parameter is the transaction; write `tx: &mut Transaction<'_>`";
+const TRANSACTION: &str = "the first parameter must be the transaction; write `tx: &mut Transaction<'_>`";
 
-/// What the expansion needs to know of a signature that keeps the rules.
+/// The parts of a valid signature that the expansion needs.
 pub(crate) struct Shape {
     /// The signature without its transaction parameter and without `mut` on its parameters.
     pub(crate) sig: Signature,
@@ -25,14 +25,14 @@ pub(crate) struct Shape {
     pub(crate) cloned: Vec<Cloned>,
 }
 
-/// A parameter declared `mut`: cloned afresh for every attempt.
+/// A parameter declared `mut`: every attempt starts with a new clone.
 pub(crate) struct Cloned {
     pub(crate) attrs: Vec<Attribute>,
     pub(crate) mutability: Token![mut],
     pub(crate) ident: Ident,
 }
 
-/// Refuses a second attribute, and tests, which nobody calls with a source.
+/// Refuses a second `#[transactional]`, and tests: a test runner passes no source.
 pub(crate) fn attributes(item: &mut Item, errors: &mut Errors) {
     let mut refuse = |name: &str, message: &str| {
         let is_named = |attr: &Attribute| attr.path().segments.last().is_some_and(|last| last.ident == name);
@@ -43,25 +43,25 @@ pub(crate) fn attributes(item: &mut Item, errors: &mut Errors) {
     refuse("transactional", "`#[transactional]` given more than once");
     let test = "a test has no caller that passes a source; call a `#[transactional]` function from the test";
     if refuse("test", test).is_some() {
-        // `#[tokio::test]` may have taken it.
+        // `#[tokio::test]` may have removed `async`.
         item.sig.asyncness.get_or_insert_with(Default::default);
     }
 }
 
-/// Checks `sig`; what breaks a rule is in `errors`. What can be mended without knowing more is mended in `sig`, so
-/// that one fault does not lead to others. `None`: there is no telling what was meant.
+/// Checks `sig`, and puts errors into `errors`. Repairs `sig` if the repair is obvious, so that one mistake does not cause
+/// more errors. `None` if it cannot be repaired.
 pub(crate) fn shape(sig: &mut Signature, args: &Args, errors: &mut Errors) -> Option<Shape> {
     if is_boxed(sig) {
         errors.at(
             sig.fn_token,
-            "`#[async_trait]` has rewritten this function already; put `#[transactional]` on a function that it calls",
+            "`#[async_trait]` has already rewritten this function; put `#[transactional]` on a function that it calls",
         );
         return None;
     }
     if let Some(constness) = sig.constness.take() {
         errors.at(constness, "`#[transactional]` cannot be used on a `const fn`; remove `const`");
     } else if returns_future(sig) {
-        errors.at(sig.fn_token, "write `async fn`, and return the `Result` itself in place of the future");
+        errors.at(sig.fn_token, "write `async fn`, and return the `Result` itself instead of a future");
         return None;
     } else if sig.asyncness.is_none() {
         errors.at(sig.fn_token, "`#[transactional]` needs an `async fn`; add `async`");
@@ -81,7 +81,8 @@ pub(crate) fn shape(sig: &mut Signature, args: &Args, errors: &mut Errors) -> Op
     let mut sig = sig.clone();
     let tx = take_transaction(&mut sig, errors)?;
     if let Some(lifetime) = borrowed(&sig, &tx, &output) {
-        let message = "the transaction ends before its function returns; return what does not borrow from it";
+        let message =
+            "the result borrows from the transaction, which ends before the function returns; return an owned value";
         output = refuse_output(&mut sig, lifetime.span(), message);
     }
     let mut cloned = Vec::new();
@@ -98,18 +99,18 @@ pub(crate) fn shape(sig: &mut Signature, args: &Args, errors: &mut Errors) -> Op
     Some(Shape { sig, tx, output, cloned })
 }
 
-/// Whether this is where a program begins.
+/// Whether this is the program's `main`.
 pub(crate) fn is_main(sig: &Signature) -> bool {
     sig.ident == "main" && sig.receiver().is_none()
 }
 
-/// Whether this is an async function written out.
+/// Whether this is a plain function that returns a future.
 fn returns_future(sig: &Signature) -> bool {
     let ReturnType::Type(_, output) = &sig.output else { return false };
     sig.asyncness.is_none() && matches!(strip(output), Type::ImplTrait(_))
 }
 
-/// Whether this is what `#[async_trait]` makes of an `async fn`.
+/// Whether `#[async_trait]` has rewritten this `async fn`.
 fn is_boxed(sig: &Signature) -> bool {
     sig.generics.lifetimes().any(|param| param.lifetime.ident == "async_trait")
 }
@@ -123,7 +124,7 @@ fn output(sig: &mut Signature) -> Type {
     refuse_output(sig, sig.ident.span(), message)
 }
 
-/// Puts an error into the return type: rustc then has nothing to say about the body and the callers.
+/// Puts an error into the return type. rustc then reports no further errors in the body and the callers.
 fn refuse_output(sig: &mut Signature, span: Span, message: &str) -> Type {
     let stated = if let ReturnType::Type(_, output) = &sig.output { Some(output) } else { None };
     let output: Type = parse_quote_spanned!(span=> ([(); { ::core::compile_error! { #message } }], #stated));
@@ -131,7 +132,7 @@ fn refuse_output(sig: &mut Signature, span: Span, message: &str) -> Type {
     output
 }
 
-/// Takes the first parameter after `self` out of the signature: it is the transaction.
+/// Removes the first parameter after `self` from the signature: it is the transaction.
 fn take_transaction(sig: &mut Signature, errors: &mut Errors) -> Option<PatType> {
     let first = usize::from(sig.receiver().is_some());
     let mut inputs: Vec<FnArg> = std::mem::take(&mut sig.inputs).into_iter().collect();
@@ -143,7 +144,7 @@ fn take_transaction(sig: &mut Signature, errors: &mut Errors) -> Option<PatType>
     let index = inputs.iter().position(lends).unwrap_or(first);
     let FnArg::Typed(mut tx) = inputs.remove(index) else { return None };
     if index > first {
-        errors.at(&tx.ty, "the transaction comes first; move it before the other parameters");
+        errors.at(&tx.ty, "the transaction must be the first parameter; move it before the others");
     } else if is_transaction(&tx.ty) {
         errors.at(&tx.ty, TRANSACTION);
         let owned = tx.ty;
@@ -156,13 +157,13 @@ fn take_transaction(sig: &mut Signature, errors: &mut Errors) -> Option<PatType>
     Some(tx)
 }
 
-/// Whether this is what is called `Transaction`.
+/// Whether this is a type named `Transaction`.
 fn is_transaction(ty: &Type) -> bool {
     let Type::Path(TypePath { path, .. }) = strip(ty) else { return false };
     path.segments.last().is_some_and(|segment| segment.ident == "Transaction")
 }
 
-/// What a type refers to, if it is a reference.
+/// The type that a reference refers to.
 fn referent(ty: &Type) -> Option<&Type> {
     match strip(ty) {
         Type::Reference(reference) => Some(strip(&reference.elem)),
@@ -170,7 +171,7 @@ fn referent(ty: &Type) -> Option<&Type> {
     }
 }
 
-/// The lifetime by which a result borrows from the transaction, and can borrow from nothing else.
+/// A lifetime in the result that only the transaction has: the result borrows from it.
 fn borrowed(sig: &Signature, tx: &PatType, output: &Type) -> Option<Lifetime> {
     let lent = Lifetimes::of(&tx.ty);
     let mut elsewhere = Lifetimes::default();
@@ -187,7 +188,7 @@ fn check_receiver(receiver: &Receiver, args: &Args, errors: &mut Errors) {
         _ => receiver.mutability.is_some(),
     };
     if is_mut && args.allow_mut.is_none() {
-        errors.at(receiver, "what a rolled-back attempt writes to `self` would stay; take `&self`, or add `allow_mut`");
+        errors.at(receiver, "changes to `self` would survive a rolled-back attempt; take `&self`, or add `allow_mut`");
     }
 }
 
@@ -198,16 +199,19 @@ fn check_param(ty: &Type, ref_mut: Option<Token![ref]>, args: &Args, errors: &mu
     if let Some(reference) = mut_reference(ty) {
         errors.at(
             reference,
-            "what a rolled-back attempt writes here would stay; return the value instead, or add `allow_mut`",
+            "changes made through `&mut` would survive a rolled-back attempt; return the value instead, or add `allow_mut`",
         );
     }
     if let Some(by_ref) = ref_mut {
-        errors.at(by_ref, "what a rolled-back attempt writes here would stay; write `mut`, or add `allow_mut`");
+        errors.at(
+            by_ref,
+            "changes made through `ref mut` would survive a rolled-back attempt; write `mut`, or add `allow_mut`",
+        );
     }
 }
 
-/// The `&mut T` in a type that a body can write through: what a value of it holds. What a function takes or a trait
-/// speaks of is another thing, and behind a `&` all is read only.
+/// The first `&mut T` in a type that the body can write through. This leaves out `&mut` behind a `&`, in the arguments of
+/// function types, and in trait bounds.
 fn mut_reference(ty: &Type) -> Option<&TypeReference> {
     match strip(ty) {
         Type::Reference(reference) => reference.mutability.is_some().then_some(reference),
@@ -227,7 +231,7 @@ fn mut_reference(ty: &Type) -> Option<&TypeReference> {
     }
 }
 
-/// The type without parentheses, and without the invisible ones round what a `macro_rules!` macro was given.
+/// Removes parentheses, and the invisible group that a `macro_rules!` macro puts around an argument.
 fn strip(ty: &Type) -> &Type {
     match ty {
         Type::Group(group) => strip(&group.elem),
@@ -258,7 +262,7 @@ impl VisitMut for Lifetimes {
 struct Bindings<'a> {
     attrs: &'a [Attribute],
     cloned: &'a mut Vec<Cloned>,
-    /// What is taken by `ref mut`.
+    /// The `ref` of a binding declared `ref mut`.
     ref_mut: Option<Token![ref]>,
 }
 

@@ -15,7 +15,7 @@ use crate::transaction::Transaction;
 
 /// The types of the first parameter.
 #[diagnostic::on_unimplemented(
-    message = "the first parameter is the transaction; write `tx: &mut retry_runtime::Transaction<'_>`",
+    message = "the first parameter must be the transaction; write `tx: &mut retry_runtime::Transaction<'_>`",
     label = "not a `retry_runtime::Transaction`"
 )]
 pub trait Lend<'t, 'a> {

@@ -1,10 +1,10 @@
-//! What the compiler says of faults: the messages beside the cases in `ui`. `TRYBUILD=overwrite` records them anew.
+//! Compile errors: each case in `ui` has its messages beside it. `TRYBUILD=overwrite` records them.
 
 use std::io::Write;
 use std::path::Path;
 use std::process::Command;
 
-/// The compiler whose own wording the cases in `ui/rustc` and `ui/rustc-src` hold.
+/// The compiler that recorded `ui/rustc` and `ui/rustc-src`, which contain messages of its own.
 const RECORDED_WITH: &str = "rustc 1.95.";
 
 #[test]
@@ -14,21 +14,21 @@ fn ui() {
     cases.compile_fail("ui/fail/*.rs");
     let version = rustc(&["--version"]);
     if !version.starts_with(RECORDED_WITH) {
-        return leave_out(
+        return report_left_out(
             "ui/rustc and ui/rustc-src",
             &format!("recorded with {RECORDED_WITH}*, and this is {version}"),
         );
     }
     cases.compile_fail("ui/rustc/*.rs");
-    // Errors in constants pass through the library, and rustc quotes it where it can.
+    // Errors in constants come from inside the standard library. rustc quotes its source if it is installed.
     if Path::new(&rustc(&["--print", "sysroot"])).join("lib/rustlib/src").exists() {
-        return leave_out("ui/rustc-src", "recorded without the component rust-src, which is installed");
+        return report_left_out("ui/rustc-src", "recorded without the component rust-src, which is installed");
     }
     cases.compile_fail("ui/rustc-src/*.rs");
 }
 
-/// Not by `eprintln!`, which a test that passes never shows.
-fn leave_out(cases: &str, reason: &str) {
+/// Writes to stderr directly: `eprintln!` shows nothing if the test passes.
+fn report_left_out(cases: &str, reason: &str) {
     writeln!(std::io::stderr(), "LEFT OUT: {cases}: {reason}").expect("stderr");
 }
 

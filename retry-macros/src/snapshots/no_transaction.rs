@@ -5,5 +5,5 @@ async fn touch(id: i64) -> Result<(), Error> {
     "`#[transactional]` needs an `async fn`; add `async`"
 }
 ::core::compile_error! {
-    "the first parameter is the transaction; write `tx: &mut Transaction<'_>`"
+    "the first parameter must be the transaction; write `tx: &mut Transaction<'_>`"
 }

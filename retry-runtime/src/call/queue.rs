@@ -133,7 +133,7 @@ impl QueueGuards {
 
 /// A key of `queue_by`: any type that implements [`Hash`].
 #[diagnostic::on_unimplemented(
-    message = "`queue_by` takes keys that can be hashed, and `{Self}` cannot",
+    message = "`queue_by` needs keys that can be hashed, and `{Self}` cannot",
     label = "does not implement `Hash`"
 )]
 pub trait Key {

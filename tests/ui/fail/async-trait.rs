@@ -4,7 +4,7 @@ use std::pin::Pin;
 
 struct Bank;
 
-// What `#[async_trait]` makes of `async fn touch(&self, tx: &mut Transaction<'_>) -> Result<(), Error>`.
+// The output of `#[async_trait]` for `async fn touch(&self, tx: &mut Transaction<'_>) -> Result<(), Error>`.
 impl Bank {
     #[transactional]
     fn touch<'life0, 'life1, 'async_trait>(

@@ -1,4 +1,4 @@
-//! What is returned outlives the transaction.
+//! The result outlives the transaction, so it cannot borrow from it.
 
 use retry_runtime::{Error, Transaction, Watched, transactional};
 use tokio_postgres::RowStream;

@@ -1,4 +1,4 @@
-//! The body may run more than once, so it cannot give a parameter away.
+//! The body may run more than once, so it cannot move a parameter.
 
 use retry_runtime::{Error, Transaction, transactional};
 

@@ -1,4 +1,4 @@
-//! The transaction's lifetime is not the caller's to name.
+//! The result cannot borrow from the transaction's elided lifetime.
 
 use retry_runtime::{Error, Transaction, Watched, transactional};
 use tokio_postgres::RowStream;

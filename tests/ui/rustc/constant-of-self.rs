@@ -1,4 +1,4 @@
-//! The options stand in a `static`, which knows no `Self`.
+//! The options are in a `static`, which cannot use `Self`.
 
 use retry_runtime::{Error, Transaction, transactional};
 

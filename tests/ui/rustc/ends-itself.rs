@@ -1,4 +1,4 @@
-//! What one calls on a transaction of tokio-postgres is not the body's to call.
+//! Methods of tokio-postgres' transaction that the body must not call.
 
 use retry_runtime::{Transaction, transactional};
 

@@ -1,4 +1,4 @@
-//! rustc names the bound to write, and none of ours.
+//! rustc names the bound `From<Error>`, and none of the runtime's traits.
 
 use retry_runtime::{Transaction, transactional};
 

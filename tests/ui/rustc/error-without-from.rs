@@ -1,4 +1,4 @@
-//! The runtime's own error must fit into the function's.
+//! The function's error must be made from the runtime's.
 
 use retry_runtime::{Transaction, transactional};
 

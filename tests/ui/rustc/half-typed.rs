@@ -1,4 +1,4 @@
-//! While a body is being typed, rustc has nothing to say but of what is missing in it.
+//! In a half-typed body, rustc reports only what is missing there.
 
 use retry_runtime::{Error, Transaction, transactional};
 

@@ -1,4 +1,4 @@
-//! What the expansion declares is invisible to the body.
+//! Names that the expansion declares are invisible to the body.
 
 use retry_runtime::{Error, Transaction, transactional};
 

@@ -1,4 +1,4 @@
-//! A `mut` parameter is cloned afresh for each attempt.
+//! Every attempt starts with a new clone of a `mut` parameter.
 
 use retry_runtime::{Error, Transaction, transactional};
 

@@ -1,4 +1,4 @@
-//! A function without an error has no way to say that its transaction failed.
+//! A function without an error cannot report that its transaction failed.
 
 use retry_runtime::{Transaction, transactional};
 

@@ -1,4 +1,4 @@
-//! What is not `Send` and lives across an await is pointed at where it is.
+//! rustc points at the value that is not `Send`.
 
 use std::rc::Rc;
 

@@ -1,4 +1,4 @@
-//! The first parameter is the transaction, and not what it dereferences to.
+//! The first parameter must be the transaction, and not a type that it dereferences to.
 
 use retry_runtime::{Error, transactional};
 use tokio_postgres::Client;

@@ -1,4 +1,4 @@
-//! `retry_if` is asked about the error that the function returns.
+//! `retry_if` takes the error that the function returns.
 
 use retry_runtime::{Error, Transaction, transactional};
 

@@ -1,4 +1,4 @@
-//! A client runs one transaction at a time, and so it is passed by `&mut`.
+//! A client runs one transaction at a time, so it is passed by `&mut`.
 
 use retry_runtime::{Error, Transaction, transactional};
 use tokio_postgres::Client;

@@ -1,4 +1,4 @@
-//! `source` is a reference to a pool, or a client by `&mut`.
+//! `source` is a pool by `&`, or a client by `&mut`.
 
 use retry_runtime::{Error, Transaction, transactional};
 

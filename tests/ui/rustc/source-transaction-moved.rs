@@ -1,4 +1,4 @@
-//! A nested call takes what it is given: `&mut *tx` keeps `tx`.
+//! A nested call moves the reference that it is passed; `&mut *tx` keeps `tx`.
 
 use retry_runtime::{Error, Transaction, transactional};
 

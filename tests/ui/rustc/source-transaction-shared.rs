@@ -1,4 +1,4 @@
-//! A nested call takes its transaction by `&mut`.
+//! A nested call needs its transaction by `&mut`.
 
 use retry_runtime::{Error, Transaction, transactional};
 

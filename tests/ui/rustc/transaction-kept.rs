@@ -1,4 +1,4 @@
-//! What ends with its attempt cannot be kept: said at the parameter and at the line that keeps it.
+//! The transaction cannot outlive its attempt: rustc points at the parameter and at the line that keeps it.
 
 use retry_runtime::{Error, Transaction, transactional};
 

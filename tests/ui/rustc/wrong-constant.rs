@@ -1,4 +1,4 @@
-//! The constant behind a path has the option's type.
+//! A constant must have the option's type.
 
 use retry_runtime::{Error, Transaction, transactional};
 

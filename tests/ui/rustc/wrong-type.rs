@@ -1,4 +1,4 @@
-//! A type error is reported where it was made.
+//! A type error is reported at the expression that has the wrong type.
 
 use retry_runtime::{Error, Transaction, transactional};
 
