@@ -4,7 +4,7 @@ use proc_macro2::TokenStream;
 use quote::quote;
 use syn::LitStr;
 
-use crate::args::Arg;
+use crate::arg::Arg;
 use crate::error::Errors;
 use crate::value::PolicyField;
 

@@ -72,7 +72,7 @@ fn check_budgets(args: &Args, seen: &[Ident], errors: &mut Errors) {
 mod tests {
     use quote::quote;
 
-    use crate::args::tests::faults;
+    use crate::parse::tests::faults;
 
     #[test]
     fn contradictions_are_refused() {

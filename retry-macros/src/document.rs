@@ -130,10 +130,11 @@ fn human(time: Duration) -> String {
 mod tests {
     use super::*;
     use crate::error::Errors;
+    use crate::parse::parse;
 
     /// The section that is added to `item`'s documentation, on one line.
     fn added(args: TokenStream, item: &str) -> Option<String> {
-        let args = Args::parse(args, &mut Errors::default());
+        let args = parse(args, &mut Errors::default());
         let item = syn::parse_str(item).expect("a function");
         section(&args, &item).map(|section| section.to_string().replace("\\n", " "))
     }

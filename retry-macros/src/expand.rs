@@ -13,12 +13,13 @@ use crate::args::Args;
 use crate::document;
 use crate::error::Errors;
 use crate::item::Item;
+use crate::parse::parse;
 use crate::validate::{self, Cloned, Shape};
 
 /// Expands the attribute. Emits the function even after errors, so that editors keep working in it.
 pub(crate) fn expand(args: TokenStream, input: TokenStream) -> TokenStream {
     let mut errors = Errors::default();
-    let args = Args::parse(args, &mut errors);
+    let args = parse(args, &mut errors);
     let function = syn::parse2::<Item>(input.clone()).map(|mut item| {
         validate::attributes(&mut item, &mut errors);
         let function = match validate::shape(&mut item.sig, &args, &mut errors) {

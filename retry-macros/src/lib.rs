@@ -4,6 +4,7 @@
 //! of failures, and the statements sent to the server. `backoff` repeats a few defaults, only for the documentation that
 //! the attribute adds to public functions.
 
+mod arg;
 mod args;
 mod backoff;
 mod choice;
@@ -13,6 +14,7 @@ mod error;
 mod expand;
 mod item;
 mod names;
+mod parse;
 #[cfg(test)]
 mod robustness;
 #[cfg(test)]

@@ -74,7 +74,7 @@ mod tests {
     use quote::quote;
 
     use super::*;
-    use crate::args::tests::faults;
+    use crate::parse::tests::faults;
 
     #[test]
     fn names_from_elsewhere_are_no_options_here() {

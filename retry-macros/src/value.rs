@@ -4,7 +4,7 @@ use proc_macro2::{Ident, TokenStream};
 use quote::{ToTokens, quote};
 use syn::{Expr, ExprLit, ExprPath, Lit, LitStr, Path};
 
-use crate::args::{Arg, Value};
+use crate::arg::{Arg, Value, ungroup};
 use crate::error::Errors;
 
 impl Arg {
@@ -36,14 +36,6 @@ impl ToTokens for Arg {
             Value::None => self.key.to_tokens(tokens),
         }
     }
-}
-
-/// Removes the invisible group that a `macro_rules!` macro puts around an argument.
-pub(crate) fn ungroup(mut expr: Expr) -> Expr {
-    while let Expr::Group(group) = expr {
-        expr = *group.expr;
-    }
-    expr
 }
 
 /// The string literal, if the expression is one.
@@ -298,7 +290,7 @@ mod tests {
     use quote::quote;
 
     use super::micros;
-    use crate::args::tests::faults;
+    use crate::parse::tests::faults;
 
     #[test]
     fn durations() {
