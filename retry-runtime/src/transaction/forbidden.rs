@@ -9,7 +9,7 @@ pub trait EndedByBody {}
 
 /// Implemented by no type.
 #[diagnostic::on_unimplemented(
-    message = "a savepoint is a call of a `#[transactional]` function with `&mut *tx`",
-    label = "move what it is for into such a function"
+    message = "to use a savepoint, call a `#[transactional]` function with `&mut *tx`",
+    label = "move the statements of the savepoint into such a function"
 )]
 pub trait BegunByBody {}
