@@ -127,7 +127,7 @@ mod transaction;
 /// The error that the body returned in the last attempt. If the transaction could not begin or commit: an [`Error`],
 /// converted into the function's error type.
 ///
-/// # Cancellation
+/// # Cancel safety
 /// The future may be dropped at any await. Before `COMMIT` is sent, nothing is committed. If a call is dropped while
 /// `COMMIT` is on its way, the transaction may be committed: an event reports the outcome. A pooled connection is cleaned up
 /// in the background within two seconds, or closed.

@@ -298,6 +298,26 @@ async fn no_rollback_is_sent_after_a_failed_commit() {
     assert_eq!((db.open_transactions().await, pool.status().available), (0, 1));
 }
 
+/// Asks the client, either through the transaction or directly.
+#[transactional]
+async fn asks(tx: &mut Transaction<'_>, directly: bool) -> Result<bool, Error> {
+    tx.execute("UPDATE accounts SET cents = cents", &[]).await?;
+    tx.clear_type_cache();
+    let _ = tx.cancel_token();
+    Ok(if directly { (**tx).is_closed() } else { tx.is_closed() })
+}
+
+#[tokio::test]
+async fn only_direct_use_of_the_client_adds_a_probe_to_commit() {
+    let db = database().await;
+    let pool = db.pool(1);
+    let pid = pool.get().await.unwrap().query_one("SELECT pg_backend_pid()", &[]).await.unwrap().get(0);
+    for (directly, last) in [(false, "COMMIT"), (true, "SAVEPOINT transactional_commit; COMMIT")] {
+        assert!(!asks(&pool, directly).await.unwrap());
+        assert_eq!(last_message(&db, pid).await, last);
+    }
+}
+
 first_attempt_runs! {
     max_delay = "1ms";
     call;

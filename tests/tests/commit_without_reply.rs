@@ -229,12 +229,14 @@ async fn on_a_client_the_caller_resolves_the_returned_identity() {
         proxy.arm(fault);
         let by_id = identity(resolved(&mut client, 1).await.unwrap_err());
         assert!(by_id.xid().is_some() && by_id.token().is_none());
+        let by_id: Identity = by_id.to_string().parse().expect("an identity can be stored as its text");
         assert_eq!(by_id.resolve(&other).await.unwrap(), outcome);
 
         let mut client = connect(proxy.config()).await;
         proxy.arm(fault);
         let by_token = identity(by_token(&mut client, 2).await.unwrap_err());
         assert!(by_token.xid().is_none() && by_token.token().is_some());
+        let by_token: Identity = by_token.to_string().parse().expect("an identity can be stored as its text");
         for _ in 0..2 {
             assert_eq!(by_token.resolve(&other).await.unwrap(), outcome, "a second look-up has the same result");
         }

@@ -48,7 +48,7 @@ impl BodyError {
         Self { text, ..Self::default() }
     }
 
-    /// Adds the answer of `retry_if`.
+    /// Adds what `retry_if` returned.
     #[must_use]
     pub fn with_retry_if(self, retry_if: bool) -> Self {
         Self { retry_if, ..self }
