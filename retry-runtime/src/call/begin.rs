@@ -18,7 +18,7 @@ use crate::transaction::status::BlindSpots;
 /// rolled back.
 pub(crate) async fn transaction<'a>(context: TxContext<'a>, sql: &str) -> Result<Transaction<'a>, AttemptOutcome> {
     context.status.set_in_transaction(true);
-    let mut tx = Transaction { context, savepoint: None, ended: false };
+    let mut tx = Transaction::new(context, None);
     let reply = match send(&context, sql) {
         Ok(()) if context.policy.begin() == Begin::Pipelined => return Ok(tx),
         Ok(()) => context.deadline.bound(reply_or_again(&context, sql)).await,
@@ -120,8 +120,7 @@ pub(crate) async fn savepoint<'a>(
     let context = TxContext { depth: parent.depth + 1, function: inner.name, ..parent };
     // The transaction is made after this wait: a drop during it must not roll back to a savepoint that does not exist.
     let guard = poll_fn(|cx| context.status.poll_send(cx, BlindSpots::default())).await;
-    let mark = context.status.mark();
-    let mut tx = Transaction { context, savepoint: Some(mark), ended: false };
+    let mut tx = Transaction::new(context, Some(context.status.mark()));
     match context.run(guard, &format!("SAVEPOINT {}", Savepoint(context.depth))).await {
         Ok(()) => Ok(tx),
         Err(error) => {

@@ -2,6 +2,7 @@
 
 use std::borrow::Cow;
 use std::error::Error as StdError;
+use std::sync::atomic::Ordering;
 
 use crate::call::begin;
 use crate::call::outcome::{AttemptOutcome, Finished};
@@ -72,13 +73,21 @@ impl Transaction<'_> {
 
     /// Whether nothing but COMMIT is left to do.
     fn is_well(&self) -> bool {
-        self.savepoint.is_none() && !self.context.deadline.has_passed() && self.context.status.is_ready_to_commit()
+        self.savepoint.is_none()
+            && !self.is_rollback_only()
+            && !self.context.deadline.has_passed()
+            && self.context.status.is_ready_to_commit()
+    }
+
+    fn is_rollback_only(&self) -> bool {
+        self.rollback_only.load(Ordering::Relaxed)
     }
 
     async fn end(&mut self, ok: bool, body_error: BodyError) -> AttemptOutcome {
         let status = self.context.status;
         // A body that does not yield may return after the deadline. Then COMMIT is not sent, so the outcome is known.
-        let too_late = ok && self.savepoint.is_none() && self.context.deadline.has_passed();
+        let commits = ok && !self.is_rollback_only();
+        let too_late = commits && self.savepoint.is_none() && self.context.deadline.has_passed();
         if status.has_expired() || too_late {
             // A statement may still be running. The clean-up rolls back, without this call waiting for it.
             return AttemptOutcome { failure: status.failure(), ..AttemptOutcome::new(CommitOutcome::RolledBack) }
@@ -93,8 +102,9 @@ impl Transaction<'_> {
             // It may come from another connection, so it does not prove that this session has ended.
             status.record(Failure { ends_session: false, ..failure });
         }
-        let outcome = match (ok, self.savepoint.is_some()) {
+        let outcome = match (commits, self.savepoint.is_some()) {
             (true, false) => self.commit_or_abort().await,
+            (false, false) if self.is_rollback_only() => AttemptOutcome { retry: None, ..self.roll_back(false).await },
             (false, false) => self.roll_back(body_error.retry_if).await,
             (true, true) => self.release().await,
             (false, true) => self.roll_back_savepoint().await,

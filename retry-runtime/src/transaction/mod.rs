@@ -13,6 +13,7 @@ mod watch;
 use std::fmt;
 use std::future::{Pending, pending};
 use std::ops::Deref;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use tokio_postgres::{Client, Error};
 
@@ -53,9 +54,16 @@ pub struct Transaction<'a> {
     pub(crate) savepoint: Option<SavepointMark>,
     /// Whether there is nothing left that its drop must roll back.
     pub(crate) ended: bool,
+    /// Whether it is rolled back even if the body returns `Ok`.
+    pub(crate) rollback_only: AtomicBool,
 }
 
-impl Transaction<'_> {
+impl<'a> Transaction<'a> {
+    /// A transaction that is about to begin, or a savepoint.
+    pub(crate) fn new(context: TxContext<'a>, savepoint: Option<SavepointMark>) -> Self {
+        Self { context, savepoint, ended: false, rollback_only: AtomicBool::new(false) }
+    }
+
     /// Which attempt this is: 1 for the first.
     ///
     /// ```
@@ -67,6 +75,29 @@ impl Transaction<'_> {
     #[must_use]
     pub fn attempt(&self) -> u32 {
         self.context.id.attempt
+    }
+
+    /// Makes the call roll back and return what the body returns, `Ok` or `Err`, without a retry.
+    ///
+    /// In a nested call this applies to the savepoint alone: the transaction around it goes on. But a conflict in the
+    /// savepoint still ends the attempt, and the outermost call retries.
+    ///
+    /// ```
+    /// use retry_runtime::{Error, Transaction, transactional};
+    ///
+    /// /// How many rows the update would change.
+    /// #[transactional]
+    /// async fn dry_run(tx: &mut Transaction<'_>) -> Result<u64, Error> {
+    ///     tx.set_rollback_only();
+    ///     Ok(tx.execute("UPDATE accounts SET balance = 0 WHERE balance < 0", &[]).await?)
+    /// }
+    /// ```
+    ///
+    /// # Errors
+    /// Even if the body returns `Ok`, the call returns an [`Error`](crate::Error) if the transaction could not begin, if the
+    /// deadline cuts the body off, or if an earlier attempt may be committed.
+    pub fn set_rollback_only(&self) {
+        self.rollback_only.store(true, Ordering::Relaxed);
     }
 
     /// Defers `work` until the transaction is committed.
