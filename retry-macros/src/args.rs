@@ -84,6 +84,7 @@ options! {
     "escalate_after" escalate_after: Count = Count::read_from_one => optional;
     "damping" damping: Choice<Damping> = Choice::read => plain;
     "begin" begin: Choice<Begin> = Choice::read => optional;
+    "durable" durable: Flag = Flag::read => plain;
     "independent" independent: Flag = Flag::read => plain;
     "source" source: Expr = value::source;
     "name" name: LitStr = value::text;

@@ -22,9 +22,12 @@ pub(crate) fn section(args: &Args, item: &Item) -> Option<TokenStream> {
     let (conflicts, failures) = (conflicts(args), transient_failures(args));
     let deadline = args.deadline.as_ref().map(|limit| format!("A call ends within {}. ", duration(limit)));
     let queue = args.queue_by.as_ref().map(|_| "Calls with a key in common wait for each other. ");
+    let nested = match &args.durable {
+        Some(_) => "It cannot be nested: `Ok` means committed.",
+        None => "Inside an open transaction it runs as a savepoint, and only the outermost call retries.",
+    };
     let text = format!(
-        "\n# Transaction\n\nRuns as {}, and retries if it fails:\n\n- {conflicts};\n- {failures}.\n\n\
-         {}{}Inside an open transaction it runs as a savepoint, and only the outermost call retries.",
+        "\n# Transaction\n\nRuns as {}, and retries if it fails:\n\n- {conflicts};\n- {failures}.\n\n{}{}{nested}",
         transaction(args),
         deadline.unwrap_or_default(),
         queue.unwrap_or_default(),
@@ -157,6 +160,12 @@ mod tests {
             let options = args.to_string();
             assert_eq!(added(args, item).is_some(), is_added, "{options}: {item}");
         }
+    }
+
+    #[test]
+    fn a_durable_function_is_no_savepoint() {
+        assert!(of(quote!(durable)).contains("cannot be nested"));
+        assert!(!of(quote!(durable)).contains("savepoint") && of(quote!()).contains("savepoint"));
     }
 
     #[test]

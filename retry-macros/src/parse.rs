@@ -75,7 +75,7 @@ pub(crate) mod tests {
             lock_timeout = "20ms", idle_timeout = "1m", deadline = "3s", unknown_commit = "retry", retry_if = |e| e.is_stale(), retry_on = ["23505", "23P01"],
             source = &self.pool, name = "transfer", crate = ::renamed, allow_mut, queue_by = [from, to],
             escalate_after = 2, damping = "off", begin = "pipelined", undocumented,
-            independent,
+            durable, independent,
         };
         let keys: Vec<String> = options.clone().into_iter().map(|token| token.to_string()).collect();
         assert!(OPTIONS.iter().all(|option| keys.iter().any(|key| key == option)), "{keys:?}");

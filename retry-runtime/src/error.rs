@@ -2,20 +2,18 @@
 
 mod cause;
 mod identity;
+mod pool;
 
 use std::error::Error as StdError;
 use std::fmt;
 
 use tokio_postgres::error::DbError;
 
-use crate::classify::Class;
-
+pub(crate) use self::cause::AnyError;
 pub use self::cause::Cause;
 pub use self::identity::{Identity, ParseIdentityError};
 pub(crate) use self::identity::{Incarnation, Key, Token, Transaction};
-
-/// Any error.
-pub(crate) type AnyError = Box<dyn StdError + Send + Sync>;
+pub use self::pool::PoolError;
 
 /// Why a call failed, if the reason is not the body's own error.
 ///
@@ -95,53 +93,15 @@ pub enum Error {
         /// The nested function.
         inner: &'static str,
     },
-}
-
-/// Why a [`Pool`](crate::Pool) gave no connection, and of which class that failure is.
-///
-/// The class decides whether the call is retried. There is a constructor for each common case:
-///
-/// ```
-/// use retry_runtime::{Class, PoolError};
-///
-/// assert_eq!(PoolError::timeout("no connection was free within 5 s").class(), Class::Capacity);
-/// assert_eq!(PoolError::closed("the pool is closed").class(), Class::Fatal);
-/// ```
-///
-/// If the server refused the connection, [`PoolError::refused`] (or `?`) takes the error of tokio-postgres.
-#[derive(Debug)]
-pub struct PoolError {
-    pub(crate) class: Class,
-    pub(crate) source: Cause<AnyError>,
-}
-
-impl PoolError {
-    /// A failure of this class.
-    pub fn new(class: Class, source: impl Into<AnyError>) -> Self {
-        Self { class, source: Cause::from(source.into()) }
-    }
-
-    /// No connection was free in time: [`Class::Capacity`], retried on `retries`.
-    pub fn timeout(source: impl Into<AnyError>) -> Self {
-        Self::new(Class::Capacity, source)
-    }
-
-    /// The pool is closed, or not usable for another reason: [`Class::Fatal`], not retried.
-    pub fn closed(source: impl Into<AnyError>) -> Self {
-        Self::new(Class::Fatal, source)
-    }
-
-    /// The class of the failure.
-    #[must_use]
-    pub fn class(&self) -> Class {
-        self.class
-    }
-
-    /// The pool's own error, or that of tokio-postgres. The text of this error is its text.
-    #[must_use]
-    pub fn get_ref(&self) -> &(dyn StdError + Send + Sync + 'static) {
-        &**self.source
-    }
+    /// A function with the option `durable` was called with an open transaction. Its `Ok` would not mean that anything is
+    /// committed. No SQL was sent.
+    #[non_exhaustive]
+    NestedDurable {
+        /// The function whose body made the call.
+        outer: &'static str,
+        /// The function that was called.
+        inner: &'static str,
+    },
 }
 
 /// What a call was doing when its deadline passed.
@@ -225,6 +185,34 @@ impl fmt::Display for CommitOutcome {
 }
 
 impl Error {
+    /// The driver's error, for a function's error type that has a variant for it.
+    ///
+    /// An error that arrives from `COMMIT`, such as a deferred unique violation, is an [`Error::Postgres`]. With this
+    /// conversion it arrives where the errors of statements do:
+    ///
+    /// ```
+    /// #[derive(Debug)]
+    /// enum BankError {
+    ///     Postgres(tokio_postgres::Error),
+    ///     Transaction(retry_runtime::Error),
+    /// }
+    ///
+    /// impl From<retry_runtime::Error> for BankError {
+    ///     fn from(error: retry_runtime::Error) -> Self {
+    ///         error.into_postgres().map_or_else(Self::Transaction, Self::Postgres)
+    ///     }
+    /// }
+    /// ```
+    ///
+    /// # Errors
+    /// This error itself, if it is not an [`Error::Postgres`].
+    pub fn into_postgres(self) -> Result<tokio_postgres::Error, Self> {
+        match self {
+            Self::Postgres(cause) => Ok(cause.into_inner()),
+            error => Err(error),
+        }
+    }
+
     /// The deadline has passed.
     pub(crate) const fn deadline(phase: Phase) -> Self {
         Self::DeadlineExceeded { phase, source: None }
@@ -258,7 +246,9 @@ impl Error {
             Self::CommitUnknown { source, .. } | Self::DeadlineExceeded { source, .. } => {
                 source.as_ref()?.as_db_error()
             }
-            Self::EndedByBody | Self::NotNested { .. } | Self::NestedIsolation { .. } => None,
+            Self::EndedByBody | Self::NotNested { .. } | Self::NestedIsolation { .. } | Self::NestedDurable { .. } => {
+                None
+            }
         }
     }
 }
@@ -284,6 +274,9 @@ impl fmt::Display for Error {
             Self::NestedIsolation { outer, inner } => {
                 write!(f, "`{inner}` needs a stronger isolation level than `{outer}`, which began the transaction")
             }
+            Self::NestedDurable { outer, inner } => {
+                write!(f, "`{inner}` is `durable`, but was called in the transaction of `{outer}`: call it outside")
+            }
         }?;
         match self.message() {
             Some(message) => write!(f, ": {message}"),
@@ -302,7 +295,9 @@ impl Error {
             Self::CommitUnknown { source, .. } | Self::DeadlineExceeded { source, .. } => {
                 source.as_ref().map(Cause::message)
             }
-            Self::EndedByBody | Self::NotNested { .. } | Self::NestedIsolation { .. } => None,
+            Self::EndedByBody | Self::NotNested { .. } | Self::NestedIsolation { .. } | Self::NestedDurable { .. } => {
+                None
+            }
         }
     }
 }
@@ -316,20 +311,10 @@ impl StdError for Error {
             Self::CommitUnknown { source, .. } | Self::DeadlineExceeded { source, .. } => {
                 source.as_ref().map(|cause| cause as _)
             }
-            Self::EndedByBody | Self::NotNested { .. } | Self::NestedIsolation { .. } => None,
+            Self::EndedByBody | Self::NotNested { .. } | Self::NestedIsolation { .. } | Self::NestedDurable { .. } => {
+                None
+            }
         }
-    }
-}
-
-impl fmt::Display for PoolError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}", self.source.message())
-    }
-}
-
-impl StdError for PoolError {
-    fn source(&self) -> Option<&(dyn StdError + 'static)> {
-        Some(&self.source)
     }
 }
 

@@ -82,6 +82,7 @@ pub enum UnknownCommit {
 
 /// The options of `#[transactional]`, one field each.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a flag of the attribute")]
 pub struct Policy {
     /// Retries after transient failures: a closed connection, a server starting up, a full pool. Default: 2.
     pub retries: u32,
@@ -122,6 +123,8 @@ pub struct Policy {
     /// Whether a call made inside another call's body may run in a transaction of its own on the same pool.
     /// Default: `false`, and such a call is refused with [`Error::NotNested`](crate::Error::NotNested).
     pub independent: bool,
+    /// Whether a nested call is refused with [`Error::NestedDurable`](crate::Error::NestedDurable). Default: `false`.
+    pub durable: bool,
     /// Whether the body waits for the reply to `BEGIN`. `None`, the default: [`Begin::Pipelined`] if `read_only`,
     /// [`Begin::Awaited`] otherwise.
     pub begin: Option<Begin>,
@@ -147,6 +150,7 @@ impl Policy {
         escalate_after: None,
         damping: Damping::On,
         independent: false,
+        durable: false,
         begin: None,
     };
 

@@ -97,6 +97,8 @@ async fn a_constraint_violation_at_commit_is_returned() {
     let error = insert_deferred(&pool, 1).await.unwrap_err();
     let Error::Postgres(source) = &error else { panic!("{error:?}") };
     assert_eq!(source.code(), Some(&SqlState::UNIQUE_VIOLATION));
+    assert_eq!(error.into_postgres().unwrap().code(), Some(&SqlState::UNIQUE_VIOLATION));
+    assert!(Error::EndedByBody.into_postgres().is_err());
     insert_deferred(&pool, 2).await.unwrap();
     assert_eq!(db.value::<i64>("SELECT count(*) FROM slots").await, 2);
 }

@@ -240,3 +240,31 @@ async fn a_dropped_nested_call_is_rolled_back_to_its_savepoint() {
     drops_a_nested_call(&db.pool(1)).await.unwrap();
     assert_eq!((db.cents(1).await, db.cents(2).await), (2, 100));
 }
+
+#[transactional(durable)]
+async fn record(tx: &mut Transaction<'_>) -> Result<u64, Error> {
+    Ok(tx.execute("UPDATE accounts SET cents = 0", &[]).await?)
+}
+
+#[transactional]
+async fn nests_a_durable_call(tx: &mut Transaction<'_>, swallow: bool) -> Result<u32, Error> {
+    match record(&mut *tx).await {
+        Err(_) if swallow => Ok(tx.attempt()),
+        result => result.map(|_| tx.attempt()),
+    }
+}
+
+#[tokio::test]
+async fn a_durable_call_refuses_to_be_nested() {
+    let db = database().await;
+    let pool = db.pool(1);
+    let before = (db.cents(1).await, db.cents(2).await);
+    let error = nests_a_durable_call(&pool, false).await.unwrap_err();
+    let Error::NestedDurable { outer, inner, .. } = error else { panic!("{error:?}") };
+    assert!(outer.ends_with("::nests_a_durable_call") && inner.ends_with("::record"), "{error}");
+    assert_eq!(classify(&error), Some(Class::Fatal));
+    assert_eq!(nests_a_durable_call(&pool, true).await.unwrap(), 1, "the transaction around it goes on");
+    assert_eq!((db.cents(1).await, db.cents(2).await), before);
+    assert_eq!(record(&pool).await.unwrap(), 2, "by itself it runs");
+    assert_eq!((db.cents(1).await, db.cents(2).await), (0, 0));
+}

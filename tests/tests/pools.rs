@@ -380,3 +380,12 @@ async fn a_pooled_connection_that_the_caller_holds_keeps_its_statement_cache() {
     drop(connection);
     assert_eq!(cached(&pool).await.unwrap(), (2, 1), "the pool's next borrower has it too");
 }
+
+#[tokio::test]
+async fn a_boxed_pool_is_a_pool() {
+    let db = Database::create().await;
+    let boxed: Box<dyn Pool> = Box::new(db.pool(1));
+    let shared: std::sync::Arc<dyn Pool> = std::sync::Arc::new(db.pool(1));
+    backend(&boxed).await.unwrap();
+    backend(&shared).await.unwrap();
+}

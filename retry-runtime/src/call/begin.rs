@@ -112,6 +112,10 @@ pub(crate) async fn savepoint<'a>(
     parent: TxContext<'a>,
     inner: &'static Callsite,
 ) -> Result<Transaction<'a>, AttemptOutcome> {
+    if inner.policy.durable {
+        let error = Error::NestedDurable { outer: parent.function, inner: inner.name };
+        return Err(AttemptOutcome::not_begun(error, None, None));
+    }
     let promised = parent.policy.isolation.unwrap_or(Isolation::ReadCommitted);
     if inner.policy.isolation.is_some_and(|wanted| wanted > promised) {
         let error = Error::NestedIsolation { outer: parent.id.function, inner: inner.name };

@@ -94,7 +94,10 @@ impl<E: AsError> Cause<E> {
     }
 }
 
-type Any = Cause<Box<dyn StdError + Send + Sync>>;
+/// Any error.
+pub(crate) type AnyError = Box<dyn StdError + Send + Sync>;
+
+type Any = Cause<AnyError>;
 
 pub(crate) fn is_cause(error: &(dyn StdError + 'static)) -> bool {
     error.is::<Cause<tokio_postgres::Error>>() || error.is::<Cause<Box<DbError>>>() || error.is::<Any>()

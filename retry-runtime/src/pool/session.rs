@@ -109,6 +109,16 @@ impl<P: Pool + ?Sized> Pool for &P {
     }
 }
 
+impl<P: Pool + ?Sized> Pool for Box<P> {
+    fn get(&self) -> BoxFuture<'_, Result<Box<dyn Session>, PoolError>> {
+        (**self).get()
+    }
+
+    fn id(&self) -> usize {
+        (**self).id()
+    }
+}
+
 impl<P: Pool + ?Sized> Pool for Arc<P> {
     fn get(&self) -> BoxFuture<'_, Result<Box<dyn Session>, PoolError>> {
         (**self).get()
