@@ -147,6 +147,7 @@ pub use crate::commit::{INSTALL_SQL, install};
 pub use crate::driver::classify;
 pub use crate::error::{Cause, CommitOutcome, Error, Identity, ParseIdentityError, Phase, PoolError};
 pub use crate::pool::{BoxFuture, CancelStream, Pool, Reconnect, Session, WithCancel};
+pub use crate::transaction::deadline::{WithDeadline, with_deadline};
 #[doc(hidden)]
 pub use crate::transaction::forbidden::{BegunByBody, EndedByBody};
 pub use crate::transaction::{Transaction, Watched};

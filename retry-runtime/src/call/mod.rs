@@ -94,7 +94,7 @@ impl<'a> Call<'a> {
             callsite,
             pool,
             outer,
-            deadline: Deadline::after(policy.deadline),
+            deadline: Deadline::of_call(policy.deadline),
             session: None,
             status: AttemptStatus::default(),
             queue_guards: None,

@@ -34,6 +34,32 @@ use crate::transaction::context::TxContext;
 /// back, emits a warning event, and begins its own.
 pub struct Source<'a>(pub(crate) Kind<'a>);
 
+impl Source<'_> {
+    /// A source for a call that ends before this one is used again.
+    ///
+    /// ```
+    /// use retry_runtime::{Error, Source, Transaction, transactional};
+    ///
+    /// #[transactional]
+    /// async fn debit(tx: &mut Transaction<'_>, id: i64) -> Result<u64, Error> {
+    ///     Ok(tx.execute("UPDATE accounts SET balance = balance - 1 WHERE id = $1", &[&id]).await?)
+    /// }
+    ///
+    /// async fn debit_both(source: impl Into<Source<'_>>) -> Result<u64, Error> {
+    ///     let mut source = source.into();
+    ///     Ok(debit(source.reborrow(), 1).await? + debit(source, 2).await?)
+    /// }
+    /// ```
+    #[must_use]
+    pub fn reborrow(&mut self) -> Source<'_> {
+        Source(match self.0 {
+            Kind::Pool(pool) => Kind::Pool(pool),
+            Kind::Client(client, session) => Kind::Client(client, session),
+            Kind::Nested(context) => Kind::Nested(context),
+        })
+    }
+}
+
 pub(crate) enum Kind<'a> {
     Pool(&'a dyn Pool),
     /// The caller's own connection. With the session that has its statement cache, if there is one.

@@ -1,5 +1,6 @@
 //! The wall-clock limit of a call.
 
+use std::cell::Cell;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 use std::time::Duration;
@@ -15,17 +16,91 @@ pub(crate) struct Deadline(Option<Instant>);
 #[derive(Debug)]
 pub(crate) struct Expired;
 
+thread_local! {
+    /// The earliest deadline of the [`WithDeadline`] futures that this thread is polling.
+    static AROUND: Cell<Option<Instant>> = const { Cell::new(None) };
+}
+
+/// Gives every transactional call in `future` this deadline, if it is earlier than the function's own.
+///
+/// For a request that has a limited time: set it once, around the handler. A call that exceeds it ends with
+/// [`Error::DeadlineExceeded`](crate::Error::DeadlineExceeded). Everything else in `future` goes on. A nested call has the
+/// deadline of the outermost call. Calls in tasks that `future` spawns do not see the deadline.
+///
+/// ```
+/// use std::time::Duration;
+///
+/// use retry_runtime::{Error, Pool, Transaction, transactional, with_deadline};
+/// use tokio::time::Instant;
+///
+/// #[transactional]
+/// async fn debit(tx: &mut Transaction<'_>, id: i64) -> Result<u64, Error> {
+///     Ok(tx.execute("UPDATE accounts SET balance = balance - 1 WHERE id = $1", &[&id]).await?)
+/// }
+///
+/// async fn handle(pool: &impl Pool, id: i64) -> Result<u64, Error> {
+///     with_deadline(Instant::now() + Duration::from_secs(2), debit(pool, id)).await
+/// }
+/// ```
+///
+/// # Cancel safety
+/// As for `future`.
+pub fn with_deadline<F: Future>(deadline: Instant, future: F) -> WithDeadline<F> {
+    WithDeadline { future, deadline }
+}
+
+pin_project! {
+    /// The future of [`with_deadline`].
+    #[derive(Debug)]
+    #[must_use = "futures do nothing unless they are awaited"]
+    pub struct WithDeadline<F> {
+        #[pin]
+        future: F,
+        deadline: Instant,
+    }
+}
+
+/// Sets `AROUND` back when dropped, also if the future panics.
+struct RestoreAround(Option<Instant>);
+
+impl Drop for RestoreAround {
+    fn drop(&mut self) {
+        AROUND.set(self.0);
+    }
+}
+
+impl<F: Future> Future for WithDeadline<F> {
+    type Output = F::Output;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<F::Output> {
+        let this = self.project();
+        let around = AROUND.get();
+        let _restore = RestoreAround(around);
+        AROUND.set(Deadline(Some(*this.deadline)).or(Deadline(around)).0);
+        this.future.poll(cx)
+    }
+}
+
 impl Deadline {
+    /// The deadline of a call: the earlier of `limit` from now and that of [`with_deadline`] around the call.
+    pub(crate) fn of_call(limit: Option<Duration>) -> Self {
+        Self::after(limit).or(Self(AROUND.get()))
+    }
+
     pub(crate) fn after(limit: Option<Duration>) -> Self {
         Self(limit.and_then(|limit| Instant::now().checked_add(limit)))
     }
 
     /// The earlier of this and `limit` from now.
     pub(crate) fn or_after(self, limit: Duration) -> Self {
-        let limit = Self::after(Some(limit));
-        match (self.0, limit.0) {
+        self.or(Self::after(Some(limit)))
+    }
+
+    /// The earlier of the two.
+    fn or(self, other: Self) -> Self {
+        match (self.0, other.0) {
             (Some(this), Some(other)) => Self(Some(this.min(other))),
-            _ => Self(self.0.or(limit.0)),
+            _ => Self(self.0.or(other.0)),
         }
     }
 
