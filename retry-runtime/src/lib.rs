@@ -64,7 +64,7 @@ mod transaction;
 /// | `unknown_commit = "resolve"` or `"token"` with `read_only` | there is no outcome to look up |
 /// | an error type without `From<`[`Error`]`>` | the runtime returns its own errors through it |
 /// | a key of `queue_by` that does not implement `Hash` | calls are queued by the hash of their keys |
-/// | `commit()`, `rollback()`, `transaction()` or `savepoint()` in the body | the retry loop ends the transaction, and a nested call is the savepoint |
+/// | `commit()` or `rollback()` in the body | the retry loop ends the transaction: `Ok` commits it, and `Err` rolls it back |
 /// | a result that borrows from the transaction | the transaction ends before the function returns |
 /// | an argument other than `&pool`, `&mut client` or `&mut *tx` for the source | no transaction can begin on it |
 ///
@@ -149,5 +149,6 @@ pub use crate::error::{Cause, CommitOutcome, Error, Identity, ParseIdentityError
 pub use crate::pool::{BoxFuture, CancelStream, Pool, Reconnect, Session, WithCancel};
 pub use crate::transaction::deadline::{WithDeadline, with_deadline};
 #[doc(hidden)]
-pub use crate::transaction::forbidden::{BegunByBody, EndedByBody};
+pub use crate::transaction::forbidden::EndedByBody;
+pub use crate::transaction::savepoint::Savepoint;
 pub use crate::transaction::{Transaction, Watched};

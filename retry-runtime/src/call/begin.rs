@@ -10,9 +10,9 @@ use crate::error::{Error, Phase};
 use crate::events::Event;
 use crate::policy::{Begin, Isolation};
 use crate::transaction::Transaction;
-use crate::transaction::context::{Savepoint, TxContext};
+use crate::transaction::context::{SavepointName, TxContext};
 use crate::transaction::deadline::Expired;
-use crate::transaction::status::BlindSpots;
+use crate::transaction::savepoint;
 
 /// Sends BEGIN, and waits for the reply unless BEGIN is pipelined. If the call is dropped from here on, the transaction is
 /// rolled back.
@@ -108,7 +108,7 @@ async fn failed(context: &TxContext<'_>, error: DriverError) -> AttemptOutcome {
 }
 
 /// Begins a nested call: a savepoint of the transaction around it.
-pub(crate) async fn savepoint<'a>(
+pub(crate) async fn nested<'a>(
     parent: TxContext<'a>,
     inner: &'static Callsite,
 ) -> Result<Transaction<'a>, AttemptOutcome> {
@@ -122,15 +122,6 @@ pub(crate) async fn savepoint<'a>(
         return Err(AttemptOutcome::not_begun(error, None, None));
     }
     let context = TxContext { depth: parent.depth + 1, function: inner.name, ..parent };
-    // The transaction is made after this wait: a drop during it must not roll back to a savepoint that does not exist.
-    let guard = poll_fn(|cx| context.status.poll_send(cx, BlindSpots::default())).await;
-    let mut tx = Transaction::new(context, Some(context.status.mark()));
-    match context.run(guard, &format!("SAVEPOINT {}", Savepoint(context.depth))).await {
-        Ok(()) => Ok(tx),
-        Err(error) => {
-            // There is no savepoint to roll back to.
-            tx.ended = true;
-            Err(AttemptOutcome::not_begun(Error::from(error), None, None))
-        }
-    }
+    let begun = savepoint::begin(context, &SavepointName(context.depth)).await;
+    begun.map_err(|error| AttemptOutcome::not_begun(Error::from(error), None, None))
 }

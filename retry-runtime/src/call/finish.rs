@@ -14,7 +14,7 @@ use crate::error::{CommitOutcome, Error, Identity, Phase};
 use crate::events::Event;
 use crate::policy::UnknownCommit;
 use crate::transaction::Transaction;
-use crate::transaction::context::Savepoint;
+use crate::transaction::context::SavepointName;
 use crate::transaction::deadline::Expired;
 
 /// For a transaction that is known not to be aborted. In an aborted one, COMMIT rolls back and reports success.
@@ -256,7 +256,7 @@ impl Transaction<'_> {
     async fn release(&mut self) -> AttemptOutcome {
         // If the call is dropped in this wait, a rollback to the savepoint follows. If the savepoint is released by then,
         // that rollback fails and aborts the transaction. So what the caller gave up is never committed.
-        let released = self.context.execute(&format!("RELEASE {}", Savepoint(self.context.depth))).await;
+        let released = self.context.execute(&format!("RELEASE {}", SavepointName(self.context.depth))).await;
         let Err(error) = released else {
             self.ended = true;
             return AttemptOutcome::undecided();

@@ -50,17 +50,21 @@ impl TxContext<'_> {
 
     /// Rolls back. `Ok`: the server has confirmed it.
     pub(crate) async fn roll_back(&self) -> Result<(), DriverError> {
-        let sql = self.rollback_sql();
+        self.roll_back_with(&self.rollback_sql()).await
+    }
+
+    /// Like [`TxContext::roll_back`], with this SQL.
+    pub(crate) async fn roll_back_with(&self, sql: &str) -> Result<(), DriverError> {
         // No COMMIT follows a ROLLBACK of the whole transaction, so only one to a savepoint is watched.
         let mut statement = (self.depth > 0).then(|| self.status.send(BlindSpots::default()));
-        let mut result = driver::run(self.client, &sql).await;
+        let mut result = driver::run(self.client, sql).await;
         for _ in 0..2 {
             match &result {
                 // A late cancel request can hit the ROLLBACK itself. The transaction is still open then.
                 Err(error) if driver::failure_of(error).is_canceled() => {}
                 _ => break,
             }
-            result = driver::run(self.client, &sql).await;
+            result = driver::run(self.client, sql).await;
         }
         if let Some(statement) = &mut statement {
             statement.answered(result.as_ref().err());
@@ -68,24 +72,25 @@ impl TxContext<'_> {
         result
     }
 
-    /// Sends the rollback without waiting for it: the driver sends its message when the future is first polled.
-    pub(crate) fn queue_rollback(&self) {
-        let _ = pin!(self.roll_back()).poll(&mut Context::from_waker(Waker::noop()));
+    /// Sends a rollback without waiting for it: the driver sends its message when the future is first polled.
+    pub(crate) fn queue_rollback(&self, sql: &str) {
+        let _ = pin!(self.roll_back_with(sql)).poll(&mut Context::from_waker(Waker::noop()));
     }
 
-    fn rollback_sql(&self) -> Cow<'static, str> {
+    /// What rolls back this transaction, or the savepoint of a nested call.
+    pub(crate) fn rollback_sql(&self) -> Cow<'static, str> {
         match self.depth {
             0 => Cow::Borrowed("ROLLBACK"),
             // `ROLLBACK TO` keeps the savepoint, and thousands of open savepoints are slow.
-            depth => Cow::Owned(format!("ROLLBACK TO {name}; RELEASE {name}", name = Savepoint(depth))),
+            depth => Cow::Owned(format!("ROLLBACK TO {name}; RELEASE {name}", name = SavepointName(depth))),
         }
     }
 }
 
-/// The name of the savepoint at a depth.
-pub(crate) struct Savepoint(pub(crate) u32);
+/// The name of a nested call's savepoint, by its depth.
+pub(crate) struct SavepointName(pub(crate) u32);
 
-impl fmt::Display for Savepoint {
+impl fmt::Display for SavepointName {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "transactional_{}", self.0)
     }

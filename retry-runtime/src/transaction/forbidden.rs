@@ -8,10 +8,3 @@
     note = "to roll back and still return a value, call `tx.set_rollback_only()`"
 )]
 pub trait EndedByBody {}
-
-/// Implemented by no type.
-#[diagnostic::on_unimplemented(
-    message = "to use a savepoint, call a `#[transactional]` function with `&mut *tx`",
-    label = "move the statements of the savepoint into such a function"
-)]
-pub trait BegunByBody {}

@@ -6,6 +6,7 @@ pub(crate) mod deadline;
 pub(crate) mod forbidden;
 pub(crate) mod hooks;
 mod queries;
+pub(crate) mod savepoint;
 pub(crate) mod status;
 mod stream;
 mod watch;
@@ -19,7 +20,7 @@ use tokio_postgres::{Client, Error};
 
 pub use self::stream::Watched;
 use crate::transaction::context::TxContext;
-use crate::transaction::forbidden::{BegunByBody, EndedByBody};
+use crate::transaction::forbidden::EndedByBody;
 use crate::transaction::hooks::When;
 use crate::transaction::status::SavepointMark;
 
@@ -27,7 +28,7 @@ use crate::transaction::status::SavepointMark;
 ///
 /// It has the query methods of [`tokio_postgres::Transaction`], except portals. It dereferences to
 /// [`tokio_postgres::Client`], so that `&**tx` fits helpers that take `&impl GenericClient`. The retry loop sends
-/// `BEGIN`, `COMMIT`, `ROLLBACK` and savepoints: the body sends none of them itself.
+/// `BEGIN`, `COMMIT` and `ROLLBACK`: the body sends none of them itself.
 ///
 /// Each method notes how its statement ended. The retry loop decides by the first failure, whatever the body does with
 /// the error.
@@ -180,20 +181,6 @@ impl Transaction<'_> {
     {
         pending()
     }
-
-    pub fn transaction(&self) -> Pending<Result<Self, Error>>
-    where
-        Self: BegunByBody,
-    {
-        pending()
-    }
-
-    pub fn savepoint(&self, _name: &str) -> Pending<Result<Self, Error>>
-    where
-        Self: BegunByBody,
-    {
-        pending()
-    }
 }
 
 /// For helpers that take `&impl GenericClient`: `helper(&**tx)`. Their statements are not watched, so `COMMIT` is sent
@@ -213,7 +200,7 @@ impl Drop for Transaction<'_> {
         let is_cleaned_up = self.savepoint.is_none() && self.context.pooled;
         if !self.ended && !is_cleaned_up {
             self.undo_savepoint();
-            self.context.queue_rollback();
+            self.context.queue_rollback(&self.context.rollback_sql());
         }
     }
 }

@@ -15,12 +15,4 @@ async fn rollback(tx: &Transaction<'_>) -> anyhow::Result<()> {
     Ok(())
 }
 
-#[transactional]
-async fn begin(tx: &mut Transaction<'_>) -> anyhow::Result<()> {
-    let inner = tx.transaction().await?;
-    inner.batch_execute("SELECT 1").await?;
-    let _ = inner.savepoint("inner").await?;
-    Ok(())
-}
-
 fn main() {}

@@ -1,0 +1,149 @@
+//! Savepoints: of nested calls, and those that a body begins itself.
+
+use std::fmt;
+use std::future::poll_fn;
+use std::ops::{Deref, DerefMut};
+use std::sync::atomic::Ordering;
+
+use crate::classify::Failure;
+use crate::driver::{self, DriverError};
+use crate::error::Error;
+use crate::transaction::Transaction;
+use crate::transaction::context::{SavepointName, TxContext};
+use crate::transaction::status::BlindSpots;
+
+/// Begins the savepoint of `context`, whose depth is that of the savepoint.
+pub(crate) async fn begin<'a>(
+    context: TxContext<'a>,
+    name: &impl fmt::Display,
+) -> Result<Transaction<'a>, DriverError> {
+    // The transaction is made after this wait: a drop during it must not roll back to a savepoint that does not exist.
+    let guard = poll_fn(|cx| context.status.poll_send(cx, BlindSpots::default())).await;
+    let mut tx = Transaction::new(context, Some(context.status.mark()));
+    // Nothing is to be rolled back if it fails.
+    let result = context.run(guard, &format!("SAVEPOINT {name}")).await;
+    tx.ended = result.is_err();
+    result.map(|()| tx)
+}
+
+/// A savepoint that the body has begun with [`Transaction::transaction`] or [`Transaction::savepoint`].
+///
+/// It dereferences to [`Transaction`], so it has all of its methods. It is rolled back unless [`commit`](Self::commit) is
+/// called. The rules are those of a nested call: a conflict ends the attempt even if the savepoint is rolled back.
+///
+/// ```
+/// use retry_runtime::{Error, Transaction, transactional};
+///
+/// /// Imports what can be imported, and returns how many rows that was.
+/// #[transactional]
+/// async fn import(tx: &mut Transaction<'_>, names: &[String]) -> Result<usize, Error> {
+///     let mut imported = 0;
+///     for name in names {
+///         let savepoint = tx.transaction().await?;
+///         if savepoint.execute("INSERT INTO names VALUES ($1)", &[name]).await.is_ok() {
+///             savepoint.commit().await?;
+///             imported += 1;
+///         } // otherwise it is dropped, which rolls it back
+///     }
+///     Ok(imported)
+/// }
+/// ```
+///
+/// # Cancel safety
+/// If one of its futures is dropped, the savepoint is rolled back.
+pub struct Savepoint<'a> {
+    tx: Transaction<'a>,
+    name: String,
+}
+
+impl Transaction<'_> {
+    /// Begins a savepoint, like [`tokio_postgres::Transaction::transaction`].
+    pub async fn transaction(&mut self) -> Result<Savepoint<'_>, Error> {
+        let name = SavepointName(self.context.depth + 1).to_string();
+        self.savepoint(name).await
+    }
+
+    /// Begins a savepoint with a name, like [`tokio_postgres::Transaction::savepoint`].
+    ///
+    /// The name is a part of the SQL: do not take it from outside.
+    pub async fn savepoint(&mut self, name: impl Into<String>) -> Result<Savepoint<'_>, Error> {
+        let name = name.into();
+        let context = TxContext { depth: self.context.depth + 1, ..self.context };
+        let tx = begin(context, &name).await?;
+        Ok(Savepoint { tx, name })
+    }
+}
+
+impl Savepoint<'_> {
+    /// Keeps what was done since the savepoint began, as a part of the transaction around it.
+    ///
+    /// # Errors
+    /// [`Error::Aborted`] if one of its statements had failed. Then it is rolled back.
+    pub async fn commit(mut self) -> Result<(), Error> {
+        if self.tx.rollback_only.load(Ordering::Relaxed) {
+            return self.rollback().await;
+        }
+        // If the call is dropped in this wait, a rollback to the savepoint follows. If the savepoint is released by then,
+        // that rollback fails and aborts the transaction. So what the caller gave up is never committed.
+        let Err(error) = self.tx.context.execute(&format!("RELEASE {}", self.name)).await else {
+            self.tx.ended = true;
+            return Ok(());
+        };
+        let failure = self.tx.context.status.failure();
+        self.rollback().await?;
+        Err(if driver::failure_of(&error).is_symptom() {
+            Error::aborted(failure.as_ref().and_then(Failure::to_source))
+        } else {
+            Error::from(error)
+        })
+    }
+
+    /// Undoes what was done since the savepoint began.
+    ///
+    /// # Errors
+    /// [`Error::Postgres`] if the connection fails.
+    pub async fn rollback(mut self) -> Result<(), Error> {
+        self.end();
+        Ok(self.tx.context.roll_back_with(&self.rollback_sql()).await?)
+    }
+
+    /// Its rollback is about to be sent.
+    fn end(&mut self) {
+        self.tx.undo_savepoint();
+        self.tx.ended = true;
+    }
+
+    fn rollback_sql(&self) -> String {
+        // `ROLLBACK TO` keeps the savepoint, and thousands of open savepoints are slow.
+        format!("ROLLBACK TO {name}; RELEASE {name}", name = self.name)
+    }
+}
+
+impl<'a> Deref for Savepoint<'a> {
+    type Target = Transaction<'a>;
+
+    fn deref(&self) -> &Transaction<'a> {
+        &self.tx
+    }
+}
+
+impl DerefMut for Savepoint<'_> {
+    fn deref_mut(&mut self) -> &mut Self::Target {
+        &mut self.tx
+    }
+}
+
+impl Drop for Savepoint<'_> {
+    fn drop(&mut self) {
+        if !self.tx.ended {
+            self.end();
+            self.tx.context.queue_rollback(&self.rollback_sql());
+        }
+    }
+}
+
+impl fmt::Debug for Savepoint<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Savepoint").field("name", &self.name).field("tx", &self.tx).finish()
+    }
+}
