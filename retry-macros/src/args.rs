@@ -66,6 +66,7 @@ fn optional(value: &impl PolicyField, private: &TokenStream) -> TokenStream {
 
 options! {
     "retries" retries: Count = Count::read => plain;
+    "retry_for" retry_for: Time = Time::read => optional;
     "deadlock_retries" deadlock_retries: Count = Count::read => optional;
     "isolation" isolation: Choice<Isolation> = choice::isolation => optional;
     "read_only" read_only: Flag = Flag::read => plain;

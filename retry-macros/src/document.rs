@@ -78,7 +78,11 @@ fn transient_failures(args: &Args) -> String {
     });
     let codes = codes.unwrap_or_default();
     let cause = format!("a transient failure (connection closed{closed}, failover, no free connection){codes}");
-    retries_after(&cause, args.retries.as_ref().unwrap_or(&Count::Literal(RETRIES)), args, TRANSIENT_FACTOR)
+    let retries = args.retries.as_ref().unwrap_or(&Count::Literal(RETRIES));
+    match &args.retry_for {
+        Some(time) => format!("for {} after {cause}", duration(time)),
+        None => retries_after(&cause, retries, args, TRANSIENT_FACTOR),
+    }
 }
 
 /// The retries after `cause`, and how long they sleep if the attribute states no constants. `factor` multiplies each
@@ -160,6 +164,11 @@ mod tests {
             let options = args.to_string();
             assert_eq!(added(args, item).is_some(), is_added, "{options}: {item}");
         }
+    }
+
+    #[test]
+    fn a_time_of_retries_is_stated() {
+        assert!(of(quote!(retry_for = "15s")).contains("- for 15 s after a transient failure"));
     }
 
     #[test]

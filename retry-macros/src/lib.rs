@@ -27,7 +27,7 @@ use proc_macro::TokenStream;
 // The documentation in `retry-runtime` comes before this. Some editors show only this.
 /// # Options at a glance
 ///
-/// - Budgets: `retries = 2`, `deadlock_retries = 5`. Further errors to retry: `retry_on = ["23505"]`, `retry_if = is_stale`.
+/// - Budgets: `retries = 2`, `retry_for = "15s"`, `deadlock_retries = 5`. Further errors to retry: `retry_on = ["23505"]`, `retry_if = is_stale`.
 /// - The transaction: `isolation = "serializable"`, `read_only`, `deferrable`, `begin = "pipelined"`.
 /// - Back-off: `base_delay = "1ms"`, `max_delay = "50ms"`, `jitter = "full"`.
 /// - Limits: `deadline = "2s"`, `statement_timeout = "500ms"`, `lock_timeout = "20ms"`, `idle_timeout = "10s"`.

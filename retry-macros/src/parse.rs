@@ -70,7 +70,7 @@ pub(crate) mod tests {
     #[test]
     fn every_option_is_accepted() {
         let options = quote! {
-            retries = 5, deadlock_retries = crate::LIMIT, isolation = "serializable", read_only, deferrable,
+            retries = 5, retry_for = "15s", deadlock_retries = crate::LIMIT, isolation = "serializable", read_only, deferrable,
             base_delay = "250us", max_delay = limits::CAP, jitter = "equal", statement_timeout = "2s",
             lock_timeout = "20ms", idle_timeout = "1m", deadline = "3s", unknown_commit = "retry", retry_if = |e| e.is_stale(), retry_on = ["23505", "23P01"],
             source = &self.pool, name = "transfer", crate = ::renamed, allow_mut, queue_by = [from, to],

@@ -86,6 +86,9 @@ pub enum UnknownCommit {
 pub struct Policy {
     /// Retries after transient failures: a closed connection, a server starting up, a full pool. Default: 2.
     pub retries: u32,
+    /// How long transient failures are retried, from the first of them on, beyond `retries`. `None`, the default: not
+    /// beyond.
+    pub retry_for: Option<Duration>,
     /// Retries after conflicts with concurrent transactions. `None`, the default: 5, or `retries` if that is greater.
     pub deadlock_retries: Option<u32>,
     /// The isolation level. `None`, the default: the session's.
@@ -134,6 +137,7 @@ impl Policy {
     /// Every option at its default.
     pub const DEFAULT: Self = Self {
         retries: 2,
+        retry_for: None,
         deadlock_retries: None,
         isolation: None,
         read_only: false,

@@ -362,3 +362,33 @@ async fn a_full_lock_table_is_not_retried() {
     assert_eq!(call(&fixture.pool, "SELECT 1").await.unwrap(), 1, "the connection is still usable");
     assert_eq!(fixture.rows().await, 1);
 }
+
+#[transactional(retries = 0, retry_for = "60s", base_delay = "1ms", max_delay = "2ms")]
+async fn survive(tx: &mut Transaction<'_>) -> Result<u32, Error> {
+    tx.execute("SELECT 1", &[]).await?;
+    Ok(tx.attempt())
+}
+
+#[transactional(retries = 1, retry_for = "300ms", base_delay = "1ms", max_delay = "2ms")]
+async fn survive_shortly(tx: &mut Transaction<'_>) -> Result<u32, Error> {
+    tx.execute("SELECT 1", &[]).await?;
+    Ok(tx.attempt())
+}
+
+#[tokio::test]
+async fn an_outage_is_survived_if_it_is_shorter_than_retry_for() {
+    let fixture = Fixture::new(&[]).await;
+    fixture.server.stop("fast").unwrap();
+    let error = survive_shortly(&fixture.pool).await.unwrap_err();
+    assert_eq!(classify(&error), Some(Class::Connection), "{error:?}");
+    assert!(fixture.events.of("retrying").len() > 1, "more than `retries`");
+    let server = fixture.server.clone();
+    let restarted = async {
+        while fixture.events.of("retrying").len() < 20 {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+        tokio::task::spawn_blocking(move || server.start_again(&[])).await.unwrap().unwrap();
+    };
+    let (attempt, ()) = tokio::join!(survive(&fixture.pool), restarted);
+    assert!(attempt.unwrap() > 1);
+}

@@ -1,6 +1,6 @@
 //! Retry budgets and delays: whether a failed attempt is repeated, which budget pays, and how long the call sleeps.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crate::backoff::{self, Schedule};
 use crate::classify::{Class, Failure};
@@ -89,6 +89,8 @@ pub(crate) struct Budgets {
     left_open: bool,
     /// Whether a retry was because of a read-only connection.
     read_only: bool,
+    /// When the first transient failure was seen.
+    transient_since: Option<Instant>,
 }
 
 impl Budgets {
@@ -100,12 +102,20 @@ impl Budgets {
             _ if cause.is_conflict() => (&mut self.deadlock_retries, policy.deadlock_retries()),
             _ => (&mut self.retries, policy.retries),
         };
-        if *spent >= budget {
+        let schedule = cause.schedule();
+        let in_time = schedule == Schedule::Transient
+            && policy.retry_for.is_some_and(|time| {
+                let since = self.transient_since.get_or_insert_with(Instant::now);
+                since.elapsed() < time
+            });
+        if *spent >= budget && !in_time {
             return None;
         }
-        *spent += 1;
+        *spent = spent.saturating_add(1);
         self.read_only |= cause.is_read_only();
-        Some(backoff::delay(policy, cause.schedule(), *spent, budget, &mut rand::rng()))
+        // Beyond the budget, each delay is as long as the last one within it, or `max_delay` if the budget is too small.
+        let (n, budget) = if *spent > budget { (2, 2) } else { (*spent, budget) };
+        Some(backoff::delay(policy, schedule, n, budget, &mut rand::rng()))
     }
 
     /// Whether the call was retried because of a read-only connection.
@@ -155,6 +165,22 @@ mod tests {
         assert_eq!(millis(&mut budgets, RetryCause::Listed), Some(1));
         assert_eq!(millis(&mut budgets, RetryCause::Unseen), Some(50));
         assert_eq!(millis(&mut budgets, RetryCause::Listed), None);
+    }
+
+    #[test]
+    fn transient_failures_are_retried_for_a_time_beyond_their_budget() {
+        let policy = Policy { retry_for: Some(Duration::from_secs(60)), ..POLICY };
+        let mut budgets = Budgets::default();
+        let millis = |budgets: &mut Budgets, cause| budgets.spend(cause, &policy).map(|delay| delay.as_millis());
+        let connection = RetryCause::Class(Class::Connection);
+        for expected in [20, 1_000, 1_000, 1_000] {
+            assert_eq!(millis(&mut budgets, connection), Some(expected));
+        }
+        assert_eq!(millis(&mut budgets, RetryCause::Listed), None, "it is not transient, and the budget is spent");
+        budgets.transient_since = Instant::now().checked_sub(Duration::from_secs(61));
+        assert_eq!(millis(&mut budgets, connection), None);
+        let mut budgets = Budgets { transient_since: budgets.transient_since, ..Budgets::default() };
+        assert_eq!(millis(&mut budgets, connection), Some(20), "the budget is not spent");
     }
 
     #[test]
