@@ -255,6 +255,24 @@ macro_rules! through_a_generic_client {
     };
 }
 
+/// Swallows a conflict of a statement that is not watched.
+#[transactional(isolation = "repeatable read")]
+async fn swallowed_on_a_generic_client(tx: &mut Transaction<'_>, fixture: &Fixture) -> Result<(), Error> {
+    tx.query_one("SELECT cents FROM accounts WHERE id = 1", &[]).await?;
+    if fixture.begin(tx) {
+        fixture.rival.run("UPDATE accounts SET cents = cents + 1 WHERE id = 1").await;
+    }
+    let _ = add_ten(&**tx).await;
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_swallowed_conflict_on_a_generic_client_is_retried() {
+    let fixture = Fixture::new(2).await;
+    swallowed_on_a_generic_client(&fixture.db.pool(1), &fixture).await.unwrap();
+    assert_eq!((fixture.attempts(), fixture.db.cents(1).await), (3, 112));
+}
+
 through_a_generic_client!(as_enum: Chained, as_anyhow: anyhow::Error, as_box: Boxed, as_runtime: Error);
 
 /// The failing statement is sent first, but the body awaits only a later one, which shows the symptom.

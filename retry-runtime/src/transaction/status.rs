@@ -24,9 +24,8 @@ struct Status {
     /// If a failure may have gone unseen: the number of the first statement sent after that. When that statement or a
     /// later one succeeds, nothing had failed.
     unproven_since: Option<u32>,
-    /// Whether the body may have ended the transaction: a statement may have been `COMMIT` or `ROLLBACK`, or the body has
-    /// used the driver's client, whose statements are not watched.
-    may_have_ended: bool,
+    /// What may have ended the transaction, if anything may.
+    suspect: Option<Suspect>,
     /// From before BEGIN is sent until COMMIT or ROLLBACK is acknowledged.
     in_transaction: bool,
     /// Whether the deadline has cut the body off.
@@ -36,6 +35,15 @@ struct Status {
     hooks: Hooks,
     /// The reply to COMMIT, while it is waited for.
     commit: Option<Reply>,
+}
+
+/// What may have ended or aborted the transaction without being seen to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Suspect {
+    /// A statement that may have been `COMMIT` or `ROLLBACK`.
+    Command,
+    /// The driver's own client, whose statements are not watched.
+    RawClient,
 }
 
 /// What a rollback to a savepoint restores.
@@ -83,7 +91,7 @@ impl AttemptStatus {
 
     /// Notes that the body uses the driver's own client.
     pub(crate) fn use_raw_client(&self) {
-        self.lock().may_have_ended = true;
+        self.lock().suspect = Some(Suspect::RawClient);
     }
 
     /// Records a failure found outside of the watched statements.
@@ -102,6 +110,15 @@ impl AttemptStatus {
     /// statement is the cause.
     pub(crate) fn cause_unseen(&self) -> bool {
         self.lock().seen.cause_unseen()
+    }
+
+    /// Records the symptom that the probe before COMMIT has found. If the body has used the driver's client, one of its
+    /// statements had failed unseen.
+    pub(crate) fn record_aborted(&self, symptom: Failure) {
+        if self.lock().suspect == Some(Suspect::RawClient) {
+            self.lock().seen.leave_unanswered(0);
+        }
+        self.record(symptom);
     }
 
     /// What to restore with [`AttemptStatus::roll_back_to`].
@@ -196,7 +213,7 @@ impl Status {
     }
 
     fn all_is_well(&self) -> bool {
-        self.open == 0 && self.unproven_since.is_none() && !self.may_have_ended && self.seen.failure.is_none()
+        self.open == 0 && self.unproven_since.is_none() && self.suspect.is_none() && self.seen.failure.is_none()
     }
 
     /// A failure may have gone unseen.
@@ -299,7 +316,7 @@ impl StatementGuard<'_> {
     /// The statement returned no rows and changed none: it may have ended the transaction.
     pub(crate) fn gave_nothing(&self) {
         if self.blind_spots.command {
-            self.status.lock().may_have_ended = true;
+            self.status.lock().suspect.get_or_insert(Suspect::Command);
         }
     }
 
