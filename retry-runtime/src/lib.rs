@@ -150,5 +150,6 @@ pub use crate::pool::{BoxFuture, CancelStream, Pool, Reconnect, Session, WithCan
 pub use crate::transaction::deadline::{WithDeadline, with_deadline};
 #[doc(hidden)]
 pub use crate::transaction::forbidden::EndedByBody;
+pub use crate::transaction::generic_client::GenericClient;
 pub use crate::transaction::savepoint::Savepoint;
 pub use crate::transaction::{Transaction, Watched};

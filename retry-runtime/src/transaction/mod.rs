@@ -4,6 +4,7 @@ mod begin_reply;
 pub(crate) mod context;
 pub(crate) mod deadline;
 pub(crate) mod forbidden;
+pub(crate) mod generic_client;
 pub(crate) mod hooks;
 mod queries;
 pub(crate) mod savepoint;
@@ -26,9 +27,10 @@ use crate::transaction::status::SavepointMark;
 
 /// An open transaction, or a savepoint of one: the first parameter of a `#[transactional]` function.
 ///
-/// It has the query methods of [`tokio_postgres::Transaction`], except portals. It dereferences to
-/// [`tokio_postgres::Client`], so that `&**tx` fits helpers that take `&impl GenericClient`. The retry loop sends
-/// `BEGIN`, `COMMIT` and `ROLLBACK`: the body sends none of them itself.
+/// It has the query methods of [`tokio_postgres::Transaction`], except portals. Helpers that also run on a client take
+/// `&impl` [`GenericClient`](crate::GenericClient). It dereferences to [`tokio_postgres::Client`], so that `&**tx` fits
+/// helpers that take `&impl tokio_postgres::GenericClient`. The retry loop sends `BEGIN`, `COMMIT` and `ROLLBACK`: the body
+/// sends none of them itself.
 ///
 /// Each method notes how its statement ended. The retry loop decides by the first failure, whatever the body does with
 /// the error.
@@ -183,8 +185,8 @@ impl Transaction<'_> {
     }
 }
 
-/// For helpers that take `&impl GenericClient`: `helper(&**tx)`. Their statements are not watched, so `COMMIT` is sent
-/// with a check in front of it.
+/// For helpers that take `&impl tokio_postgres::GenericClient`: `helper(&**tx)`. Their statements are not watched, so
+/// `COMMIT` is sent with a check in front of it. Those of [`GenericClient`](crate::GenericClient) are watched.
 impl Deref for Transaction<'_> {
     type Target = Client;
 
