@@ -1,6 +1,6 @@
 //! The options of the attribute: a table with a row for each.
 
-use proc_macro2::TokenStream;
+use proc_macro2::{Ident, TokenStream};
 use quote::quote;
 use syn::{Expr, LitStr, Path};
 
@@ -88,6 +88,7 @@ options! {
     "durable" durable: Flag = Flag::read => plain;
     "independent" independent: Flag = Flag::read => plain;
     "source" source: Expr = value::source;
+    "within" within: Ident = value::ident;
     "name" name: LitStr = value::text;
     "allow_mut" allow_mut: Flag = Flag::read;
     "undocumented" undocumented: Flag = Flag::read;

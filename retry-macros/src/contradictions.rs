@@ -14,6 +14,7 @@ use crate::value::{Count, Time};
 /// already, and no second one because of it.
 pub(crate) fn check(args: &Args, seen: &[Ident], errors: &mut Errors) {
     check_transaction(args, seen, errors);
+    check_twin(args, seen, errors);
     check_delays(args, errors);
     check_budgets(args, seen, errors);
 }
@@ -38,6 +39,19 @@ fn check_transaction(args: &Args, seen: &[Ident], errors: &mut Errors) {
                 "a `read_only` transaction has no outcome to look up, and is simply retried; remove `unknown_commit`",
             );
         }
+    }
+}
+
+fn check_twin(args: &Args, seen: &[Ident], errors: &mut Errors) {
+    let Some(within) = &args.within else { return };
+    if !seen.iter().any(|key| key == "source") {
+        errors.at(
+            within,
+            "`within` adds a twin that takes a source, which this function does already; remove `within`, or add `source`",
+        );
+    }
+    if args.durable.is_some() {
+        errors.at(within, "`within` is for nested calls, which `durable` refuses; remove one of them");
     }
 }
 
@@ -90,6 +104,14 @@ mod tests {
                 "`escalate_after` never takes effect: it is greater than `deadlock_retries`, which is 2",
             ),
             (quote!(read_only, unknown_commit = "token"), "a `read_only` transaction"),
+            (
+                quote!(within = debit_within),
+                "`within` adds a twin that takes a source, which this function does already",
+            ),
+            (
+                quote!(source = POOL, within = debit_within, durable),
+                "`within` is for nested calls, which `durable` refuses",
+            ),
             (quote!(isolation = "read uncommitted"), "PostgreSQL runs `read uncommitted`"),
             (quote!(propagation = "nested"), "unknown option `propagation`; a nested call"),
         ] {
@@ -131,6 +153,8 @@ mod tests {
             quote!(retries: 3),
             quote!(isolation = read committed),
             quote!(retries = "3" deadlock_retries = 1),
+            quote!(source =, within = debit_within),
+            quote!(within = "debit_within"),
         ] {
             let text = one.to_string();
             assert_eq!(faults(one).len(), 1, "{text}");

@@ -1,7 +1,7 @@
 //! The expansion: a retry loop around the body. The runtime makes every decision.
 
 use proc_macro2::{Delimiter, Group, Ident, Span, TokenStream, TokenTree};
-use quote::{ToTokens, quote, quote_spanned};
+use quote::{ToTokens, format_ident, quote, quote_spanned};
 use syn::ext::IdentExt;
 use syn::visit_mut::{self, VisitMut};
 use syn::{
@@ -19,11 +19,14 @@ use crate::validate::{self, Cloned, Shape};
 /// Expands the attribute. Emits the function even after errors, so that editors keep working in it.
 pub(crate) fn expand(args: TokenStream, input: TokenStream) -> TokenStream {
     let mut errors = Errors::default();
-    let args = parse(args, &mut errors);
+    let mut args = parse(args, &mut errors);
     let function = syn::parse2::<Item>(input.clone()).map(|mut item| {
         validate::attributes(&mut item, &mut errors);
         let function = match validate::shape(&mut item.sig, &args, &mut errors) {
-            Some(shape) => function(&args, &item, shape),
+            Some(shape) => match validate::twin(&item.sig, &args, &mut errors) {
+                Some(name) => with_twin(&mut args, &mut item, shape, name),
+                None => function(&args, &item, shape, None),
+            },
             None => item.to_token_stream(),
         };
         // Avoids rustc's second error, that `main` may not be async.
@@ -56,7 +59,9 @@ pub(crate) fn expand(args: TokenStream, input: TokenStream) -> TokenStream {
 //             if let Break(result) = call.next(attempt).await { return result; }
 //         }
 //     }
-fn function(args: &Args, item: &Item, shape: Shape) -> TokenStream {
+//
+// `shared` is the callsite, if the function shares one with its twin.
+fn function(args: &Args, item: &Item, shape: Shape, shared: Option<&TokenStream>) -> TokenStream {
     let Item { attrs, vis, body, .. } = item;
     let Shape { mut sig, tx, mut output, cloned } = shape;
     let PatType { attrs: tx_attrs, pat: tx_pat, ty: mut tx_ty, .. } = tx;
@@ -79,13 +84,8 @@ fn function(args: &Args, item: &Item, shape: Shape) -> TokenStream {
         });
         quote_spanned!(span=> .queue_by([#(#keys),*]))
     });
-    let name = if let Some(name) = &args.name {
-        name.to_token_stream()
-    } else {
-        let ident = sig.ident.unraw().to_string();
-        quote!(::core::concat!(::core::module_path!(), "::", #ident))
-    };
-    let policy = args.policy(private);
+    let own_callsite = shared.is_none().then(|| callsite(args, &sig.ident));
+    let callsite = shared.cloned().unwrap_or_else(|| quote_spanned!(span=> &__CALLSITE));
     let retry_if = args.retry_if.iter();
 
     let cloned = cloned.iter().map(|Cloned { attrs, mutability, ident }| {
@@ -153,9 +153,8 @@ fn function(args: &Args, item: &Item, shape: Shape) -> TokenStream {
     let call = quote_spanned! {span=>
         #let_source
         let mut __call = {
-            #[allow(clippy::needless_update)]
-            static __CALLSITE: #private::Callsite = #private::Callsite::new(#name, #policy);
-            #private::Call::new(::core::convert::Into::into(#source), &__CALLSITE) #queue_by
+            #own_callsite
+            #private::Call::new(::core::convert::Into::into(#source), #callsite) #queue_by
         };
         loop {
             let __attempt = match #begin {
@@ -171,6 +170,56 @@ fn function(args: &Args, item: &Item, shape: Shape) -> TokenStream {
     let call = braces(call, body.span());
     let documented = document::section(args, item);
     quote!(#(#attrs)* #documented #vis #sig #call)
+}
+
+/// The function, and its twin called `name`, which takes a source. The body is in both: a call of the twin could not pass
+/// on every form of parameter, nor a `self` that the source borrows from.
+fn with_twin(args: &mut Args, item: &mut Item, mut shape: Shape, name: Ident) -> TokenStream {
+    let span = at(&name);
+    let private = private(args);
+    let callsite = callsite(args, &item.sig.ident);
+    // A function, because an `impl` has no `static`. The macro does not see whether a function without `self` is in one.
+    let shared = format_ident!("__{name}_callsite", span = span);
+    let of_self = item.sig.receiver().map(|_| quote_spanned!(span=> Self::));
+    let call = quote_spanned!(span=> #of_self #shared());
+    let plain = function(args, item, shape.clone(), Some(&call));
+
+    let link = of_self.map_or_else(String::new, |_| "Self::".to_owned());
+    let text = format!(
+        " The twin of [`{0}`]({link}{0}) that takes a source: `&mut *tx`, in which the call is nested, a pool or a client.",
+        item.sig.ident
+    );
+    item.attrs.retain(|attr| !attr.path().is_ident("doc"));
+    item.attrs.extend([parse_quote!(#[doc = #text]), parse_quote!(#[allow(dead_code)])]);
+    args.source = None;
+    shape.sig.ident = name;
+    let twin = function(args, item, shape, Some(&call));
+    quote_spanned! {span=>
+        #plain
+        #twin
+        #[doc(hidden)]
+        #[allow(dead_code)]
+        fn #shared() -> &'static #private::Callsite {
+            #callsite
+            &__CALLSITE
+        }
+    }
+}
+
+/// Declares the `static` that stands for the function called `ident`.
+fn callsite(args: &Args, ident: &Ident) -> TokenStream {
+    let private = &private(args);
+    let name = if let Some(name) = &args.name {
+        name.to_token_stream()
+    } else {
+        let ident = ident.unraw().to_string();
+        quote!(::core::concat!(::core::module_path!(), "::", #ident))
+    };
+    let policy = args.policy(private);
+    quote_spanned! {Span::mixed_site()=>
+        #[allow(clippy::needless_update)]
+        static __CALLSITE: #private::Callsite = #private::Callsite::new(#name, #policy);
+    }
 }
 
 /// The path of `retry_runtime::__private`.

@@ -35,7 +35,7 @@ fn options() -> TokenStream {
     quote! {
         retries = 5, deadlock_retries = limits::LIMIT, isolation = "serializable", read_only, deferrable,
         base_delay = "250us", lock_timeout = "20ms", retry_if = |error| error.is_stale(), retry_on = ["23505"],
-        source = &self.pool, name = "transfer", crate = ::renamed, allow_mut, jitter = "none",
+        source = &self.pool, within = transfer_within, name = "transfer", crate = ::renamed, allow_mut, jitter = "none",
     }
 }
 

@@ -64,6 +64,21 @@ fn method() {
 }
 
 #[test]
+fn twin() {
+    check(
+        quote!(source = &self.pool, within = debit_within, queue_by = id),
+        quote! {
+            /// Takes money.
+            #[must_use]
+            pub async fn debit(&self, tx: &mut Transaction<'_>, id: i64) -> Result<u64, Error> {
+                Ok(tx.execute(self.sql, &[&id]).await?)
+            }
+        },
+        &expect_file!["snapshots/twin.rs"],
+    );
+}
+
+#[test]
 fn generics() {
     check(
         TokenStream::new(),

@@ -14,6 +14,7 @@ use crate::item::Item;
 const TRANSACTION: &str = "the first parameter must be the transaction; write `tx: &mut Transaction<'_>`";
 
 /// The parts of a valid signature that the expansion needs.
+#[derive(Clone)]
 pub(crate) struct Shape {
     /// The signature without its transaction parameter and without `mut` on its parameters.
     pub(crate) sig: Signature,
@@ -26,6 +27,7 @@ pub(crate) struct Shape {
 }
 
 /// A parameter declared `mut`: every attempt starts with a new clone.
+#[derive(Clone)]
 pub(crate) struct Cloned {
     pub(crate) attrs: Vec<Attribute>,
     pub(crate) mutability: Token![mut],
@@ -97,6 +99,15 @@ pub(crate) fn shape(sig: &mut Signature, args: &Args, errors: &mut Errors) -> Op
         }
     }
     Some(Shape { sig, tx, output, cloned })
+}
+
+/// The name of the function's twin, if it has one.
+pub(crate) fn twin(sig: &Signature, args: &Args, errors: &mut Errors) -> Option<Ident> {
+    let name = args.within.clone()?;
+    if name == sig.ident {
+        return errors.refuse(&name, format_args!("this is the function's own name; write `within = {name}_within`"));
+    }
+    Some(name)
 }
 
 /// Whether this is the program's `main`.

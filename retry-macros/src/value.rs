@@ -269,6 +269,13 @@ pub(crate) fn source(arg: &Arg, errors: &mut Errors) -> Option<Expr> {
     arg.expr().cloned().or_else(|| arg.expected(errors, "an expression", "&self.pool"))
 }
 
+/// An identifier.
+pub(crate) fn ident(arg: &Arg, errors: &mut Errors) -> Option<Ident> {
+    // `Ident` refuses keywords, unlike `Path::get_ident`.
+    let ident = arg.expr().and_then(|value| syn::parse2(value.to_token_stream()).ok());
+    ident.or_else(|| arg.expected(errors, "an identifier", "debit_within"))
+}
+
 /// A non-empty string literal.
 pub(crate) fn text(arg: &Arg, errors: &mut Errors) -> Option<LitStr> {
     match arg.string() {
@@ -315,6 +322,17 @@ mod tests {
         ] {
             let message = micros(text).expect_err(text);
             assert!(message.contains(fault), "{text}: {message}");
+        }
+    }
+
+    #[test]
+    fn a_twin_has_an_identifier() {
+        for name in [quote!(debit_within), quote!(r#try)] {
+            assert_eq!(faults(quote!(source = POOL, within = #name)), [""; 0]);
+        }
+        for name in [quote!("debit_within"), quote!(bank::debit), quote!(self), quote!(debit()), quote!()] {
+            let faults = faults(quote!(source = POOL, within = #name));
+            assert_eq!(faults, ["expected an identifier, as in `within = debit_within`"], "{name}");
         }
     }
 

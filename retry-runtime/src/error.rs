@@ -77,7 +77,8 @@ pub enum Error {
     /// older than 13, or the role may not ask. The body has not run.
     ResolveUnsupported(Cause<tokio_postgres::Error>),
     /// A call was made inside another call's body, on the same pool. It would run in a transaction of its own, beside
-    /// the one around it. Pass `&mut *tx` to nest it, or declare the inner function `independent`. No SQL was sent.
+    /// the one around it. Pass `&mut *tx` to nest it, or declare the inner function `independent`. A function with `source`
+    /// takes no `&mut *tx`: give it a twin with `within`. No SQL was sent.
     #[non_exhaustive]
     NotNested {
         /// The function whose body made the call.
@@ -268,8 +269,8 @@ impl fmt::Display for Error {
             ),
             Self::NotNested { outer, inner } => write!(
                 f,
-                "`{inner}` was called inside the body of `{outer}`, but not in its transaction: pass `&mut *tx`, or declare \
-                 `{inner}` `independent`"
+                "`{inner}` was called inside the body of `{outer}`, but not in its transaction: pass `&mut *tx` (if it \
+                 has a `source`, to its twin: see `within`), or declare `{inner}` `independent`"
             ),
             Self::NestedIsolation { outer, inner } => {
                 write!(f, "`{inner}` needs a stronger isolation level than `{outer}`, which began the transaction")
