@@ -186,8 +186,8 @@ pub(crate) struct Bank {
 }
 
 impl Bank {
-    /// By reference.
-    #[transactional(source = &self.pool)]
+    /// By reference. Only the function is called, not its twin.
+    #[transactional(source = &self.pool, within = name_within)]
     pub(crate) async fn name(&self, tx: &Transaction<'_>) -> Outcome<(&str, u32)> {
         Ok((&self.name, tx.attempt()))
     }
