@@ -50,9 +50,11 @@ pub(crate) fn expand(args: TokenStream, input: TokenStream) -> TokenStream {
 //         loop {
 //             let attempt = match call.begin().await {
 //                 Ok(mut tx) => {
+//                     let scope = tx.scope();
 //                     let lent = &mut tx;
-//                     let outcome = async { let tx = lend(lent); body }.await;
-//                     Ok(tx.finish(outcome).await)
+//                     let outcome = scope.body(async { let tx = lend(lent); body }).await;
+//                     let body_error = body_error!(tx, &outcome);
+//                     Ok(tx.finish(outcome, body_error).await)
 //                 }
 //                 Err(error) => Err(error),
 //             };

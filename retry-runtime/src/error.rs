@@ -9,8 +9,10 @@ use std::fmt;
 
 use tokio_postgres::error::DbError;
 
-pub(crate) use self::cause::AnyError;
+use crate::classify::Failure;
+
 pub use self::cause::Cause;
+pub(crate) use self::cause::{AnyError, held_by};
 pub use self::identity::{Identity, ParseIdentityError};
 pub(crate) use self::identity::{Incarnation, Key, Token, Transaction};
 pub use self::pool::PoolError;
@@ -224,9 +226,9 @@ impl Error {
         Self::CommitUnknown { identity, source: source.map(Cause::from) }
     }
 
-    /// The body went on in an aborted transaction. `source`: the server's error that aborted it.
-    pub(crate) fn aborted(source: Option<AnyError>) -> Self {
-        let db = source.and_then(|source| source.downcast::<DbError>().ok());
+    /// The body went on in a transaction that `failure` had aborted.
+    pub(crate) fn aborted(failure: Option<&Failure>) -> Self {
+        let db = failure.and_then(Failure::to_source).and_then(|source| source.downcast::<DbError>().ok());
         Self::Aborted { source: db.map(Cause::from) }
     }
 
@@ -240,17 +242,7 @@ impl Error {
     /// The server's error behind this one, if the server sent one.
     #[must_use]
     pub fn as_db_error(&self) -> Option<&DbError> {
-        match self {
-            Self::Postgres(cause) | Self::ResolveUnsupported(cause) => cause.as_db_error(),
-            Self::Pool(error) => error.source.as_db_error(),
-            Self::Aborted { source } => source.as_ref().map(|db| &***db),
-            Self::CommitUnknown { source, .. } | Self::DeadlineExceeded { source, .. } => {
-                source.as_ref()?.as_db_error()
-            }
-            Self::EndedByBody | Self::NotNested { .. } | Self::NestedIsolation { .. } | Self::NestedDurable { .. } => {
-                None
-            }
-        }
+        self.source().and_then(cause::db_error_in)
     }
 }
 
@@ -279,26 +271,9 @@ impl fmt::Display for Error {
                 write!(f, "`{inner}` is `durable`, but was called in the transaction of `{outer}`: call it outside")
             }
         }?;
-        match self.message() {
+        match self.source().and_then(held_by).map(cause::message_of) {
             Some(message) => write!(f, ": {message}"),
             None => Ok(()),
-        }
-    }
-}
-
-impl Error {
-    /// The error that the text ends with.
-    fn message(&self) -> Option<&(dyn StdError + 'static)> {
-        match self {
-            Self::Postgres(cause) | Self::ResolveUnsupported(cause) => Some(cause.message()),
-            Self::Pool(error) => Some(error.source.message()),
-            Self::Aborted { source } => source.as_ref().map(Cause::message),
-            Self::CommitUnknown { source, .. } | Self::DeadlineExceeded { source, .. } => {
-                source.as_ref().map(Cause::message)
-            }
-            Self::EndedByBody | Self::NotNested { .. } | Self::NestedIsolation { .. } | Self::NestedDurable { .. } => {
-                None
-            }
         }
     }
 }
@@ -337,7 +312,7 @@ impl From<Error> for String {
         let mut text = error.to_string();
         let mut source = error.source();
         while let Some(error) = source {
-            if !cause::is_cause(error) {
+            if held_by(error).is_none() {
                 text.push_str(": ");
                 text.push_str(&error.to_string());
             }

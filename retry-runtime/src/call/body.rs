@@ -10,6 +10,7 @@ use crate::error::{Error, Phase};
 use crate::transaction::Transaction;
 use crate::transaction::context::TxContext;
 use crate::transaction::deadline::{Bounded, Deadline, Expired};
+use crate::transaction::scoped::Scoped;
 use crate::transaction::status::AttemptStatus;
 
 /// What the body returns: a `Result`, or an alias of one.
@@ -85,15 +86,6 @@ impl RunningCall {
     }
 }
 
-/// Sets `INNERMOST` back when dropped, also if the body panics.
-struct RestoreInnermost(Option<RunningCall>);
-
-impl Drop for RestoreInnermost {
-    fn drop(&mut self) {
-        INNERMOST.set(self.0);
-    }
-}
-
 /// Runs the body of an attempt. Ends it at the deadline, or if a pipelined BEGIN fails.
 #[derive(Debug)]
 pub struct Scope<'a> {
@@ -157,7 +149,7 @@ impl<F: Future> Future for Body<'_, F> {
         if *this.is_outermost && status.is_begin_pending() && status.poll_begin(cx) == Poll::Ready(false) {
             return Poll::Ready((this.cut_off)(Phase::Begin));
         }
-        let _restore = RestoreInnermost(INNERMOST.replace(Some(*this.call)));
+        let _innermost = Scoped::set(&INNERMOST, Some(*this.call));
         match this.work.poll(cx) {
             Poll::Ready(Ok(outcome)) => Poll::Ready(outcome),
             Poll::Ready(Err(Expired)) => {

@@ -16,6 +16,7 @@ use crate::policy::UnknownCommit;
 use crate::transaction::Transaction;
 use crate::transaction::context::SavepointName;
 use crate::transaction::deadline::Expired;
+use crate::transaction::savepoint;
 
 /// For a transaction that is known not to be aborted. In an aborted one, COMMIT rolls back and reports success.
 const COMMIT: &str = "COMMIT";
@@ -61,7 +62,7 @@ impl Transaction<'_> {
     #[doc(hidden)]
     pub async fn finish<T, E>(mut self, result: Result<T, E>, error: BodyError) -> Finished<T, E> {
         let outcome = if result.is_ok() && self.is_well() {
-            self.send_commit().await
+            self.send_commit(true).await
         } else {
             // Boxed, because it is rare, and every call's future would otherwise be that much larger.
             Box::pin(self.end(result.is_ok(), error)).await
@@ -102,15 +103,20 @@ impl Transaction<'_> {
             // It may come from another connection, so it does not prove that this session has ended.
             status.record(Failure { ends_session: false, ..failure });
         }
+        let name = SavepointName(self.context.depth);
         let outcome = match (commits, self.savepoint.is_some()) {
             (true, false) => self.commit_or_abort().await,
             (false, false) if self.is_rollback_only() => AttemptOutcome { retry: None, ..self.roll_back(false).await },
             (false, false) => self.roll_back(body_error.retry_if).await,
-            (true, true) => self.release().await,
-            (false, true) => self.roll_back_savepoint().await,
+            (true, true) => AttemptOutcome::undecided(savepoint::release(self, &name).await.err()),
+            (false, true) => {
+                // If it fails, the status records it.
+                let _ = savepoint::roll_back(self, &name).await;
+                AttemptOutcome::undecided(None)
+            }
         };
         let is_hidden = hidden.is_some();
-        let own = (body_error.own && is_hidden).then(|| aborted(hidden.as_ref()));
+        let own = (body_error.own && is_hidden).then(|| Error::aborted(hidden.as_ref()));
         let error = own.or(outcome.error);
         AttemptOutcome { is_hidden, error, text: body_error.text, ..outcome }
     }
@@ -121,13 +127,14 @@ impl Transaction<'_> {
         if status.failure().as_ref().is_some_and(forbids_commit) {
             return self.abort().await;
         }
-        self.send_commit().await
+        let is_well = status.all_is_well();
+        self.send_commit(is_well).await
     }
 
-    /// Sends COMMIT and waits for its reply.
-    async fn send_commit(&mut self) -> AttemptOutcome {
+    /// Sends COMMIT and waits for its reply. `is_well`: no probe is needed.
+    async fn send_commit(&mut self, is_well: bool) -> AttemptOutcome {
         let status = self.context.status;
-        let Message { sql, statements_before, identity } = self.commit_message();
+        let Message { sql, statements_before, identity } = self.commit_message(is_well);
         let reply = match Reply::send(self.context.client, &sql) {
             Ok(reply) => reply,
             // It was not sent, so its outcome is known.
@@ -151,9 +158,8 @@ impl Transaction<'_> {
     }
 
     /// The message that commits.
-    fn commit_message(&self) -> Message {
+    fn commit_message(&self, is_well: bool) -> Message {
         let (status, policy) = (self.context.status, self.context.policy);
-        let is_well = status.all_is_well();
         if policy.read_only || policy.unknown_commit != UnknownCommit::Token {
             let (statements_before, sql) = if is_well { (0, COMMIT) } else { (1, PROBE_AND_COMMIT) };
             let identity = status.take_begin_row().and_then(|row| identify::read(&row)).map(Box::new);
@@ -199,7 +205,7 @@ impl Transaction<'_> {
     /// The body returned `Ok` in a transaction that must not, or cannot, be committed.
     async fn abort(&mut self) -> AttemptOutcome {
         let outcome = self.roll_back(false).await;
-        let error = aborted(outcome.failure.as_ref());
+        let error = Error::aborted(outcome.failure.as_ref());
         outcome.with_error(error)
     }
 
@@ -251,31 +257,6 @@ impl Transaction<'_> {
             .or_else(|| retry_if.then_some(RetryCause::Asked));
         AttemptOutcome::rolled_back(failure, cause)
     }
-
-    /// Ends a savepoint whose body returned `Ok`.
-    async fn release(&mut self) -> AttemptOutcome {
-        // If the call is dropped in this wait, a rollback to the savepoint follows. If the savepoint is released by then,
-        // that rollback fails and aborts the transaction. So what the caller gave up is never committed.
-        let released = self.context.execute(&format!("RELEASE {}", SavepointName(self.context.depth))).await;
-        let Err(error) = released else {
-            self.ended = true;
-            return AttemptOutcome::undecided();
-        };
-        let is_aborted = driver::failure_of(&error).is_symptom();
-        let failure = self.context.status.failure();
-        let outcome = self.roll_back_savepoint().await;
-        outcome.with_error(if is_aborted { aborted(failure.as_ref()) } else { Error::from(error) })
-    }
-
-    /// Rolls back to the savepoint. A conflict stays recorded: the outermost call retries, whatever the body does.
-    async fn roll_back_savepoint(&mut self) -> AttemptOutcome {
-        // Before the wait, because the call may be dropped in it: the savepoint's `on_commit` hooks must not run then.
-        self.undo_savepoint();
-        self.ended = true;
-        // If it fails, the status records it.
-        let _ = self.context.roll_back().await;
-        AttemptOutcome::undecided()
-    }
 }
 
 /// The message that commits.
@@ -285,9 +266,4 @@ struct Message {
     statements_before: u32,
     /// Identifies the transaction if the reply does not arrive.
     identity: Option<Box<Identity>>,
-}
-
-/// The body went on in a transaction that `failure` had aborted.
-fn aborted(failure: Option<&Failure>) -> Error {
-    Error::aborted(failure.and_then(Failure::to_source))
 }

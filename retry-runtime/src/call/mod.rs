@@ -257,7 +257,7 @@ impl<'a> Call<'a> {
             session.clear_statement_cache();
         }
         if self.budgets.has_met_read_only() && outcome.failure.as_ref().is_some_and(Failure::is_refused_write) {
-            Box::pin(self.give_up_writing(&mut outcome)).await;
+            self.give_up_writing(&mut outcome).await;
         }
         let hooks_wait = self.status.with_hooks(|hooks| hooks.len() > 0);
         self.end_session(&outcome, hooks_wait);
@@ -331,8 +331,7 @@ impl<'a> Call<'a> {
         else {
             return;
         };
-        // Boxed, because it is rare, and every call's future would otherwise be that much larger.
-        let outcome = Box::pin(resolve::look_up(*pool, identity, self.deadline)).await;
+        let outcome = resolve::look_up(*pool, identity, self.deadline).await;
         self.id().emit(Event::CommitResolved { outcome }, None);
         attempt.resolved(outcome);
     }

@@ -38,8 +38,8 @@ impl AttemptOutcome {
     }
 
     /// A nested call has ended. The outermost call commits or rolls back.
-    pub(crate) fn undecided() -> Self {
-        Self::new(CommitOutcome::Unknown)
+    pub(crate) fn undecided(error: Option<Error>) -> Self {
+        Self { error, ..Self::new(CommitOutcome::Unknown) }
     }
 
     /// The transaction is rolled back.

@@ -7,7 +7,7 @@ use tokio_postgres::Error as PgError;
 use tokio_postgres::error::{DbError, Severity as PgSeverity};
 
 use crate::classify::{Class, Failure, Report, Severity};
-use crate::error::{AnyError, Cause, Error, PoolError};
+use crate::error::{Error, PoolError, held_by};
 
 /// Classifies an error by the first failure of a database, a connection or a pool in its chain of sources.
 ///
@@ -60,12 +60,8 @@ fn failure_of_one(error: &(dyn StdError + 'static)) -> Option<Failure> {
         Some(failure_of_call(error))
     } else if let Some(error) = error.downcast_ref::<PoolError>() {
         Some(failure_of_pool(error))
-    } else if let Some(cause) = error.downcast_ref::<Cause<PgError>>() {
-        Some(failure_of(cause))
-    } else if let Some(cause) = error.downcast_ref::<Cause<Box<DbError>>>() {
-        Some(Failure::reported(report(cause)))
-    } else if let Some(cause) = error.downcast_ref::<Cause<AnyError>>() {
-        failure_in(&***cause)
+    } else if let Some(held) = held_by(error) {
+        failure_in(held)
     } else {
         class_of_pool(error).map(Failure::of_session)
     }

@@ -44,6 +44,9 @@ impl<E> Deref for Cause<E> {
     }
 }
 
+/// Any error.
+pub(crate) type AnyError = Box<dyn StdError + Send + Sync>;
+
 /// The kinds of errors that a [`Cause`] holds.
 pub trait AsError {
     /// The error.
@@ -62,61 +65,46 @@ impl AsError for Box<DbError> {
     }
 }
 
-impl AsError for Box<dyn StdError + Send + Sync> {
+impl AsError for AnyError {
     fn as_error(&self) -> &(dyn StdError + 'static) {
         &**self
     }
 }
 
-impl<E: AsError> Cause<E> {
-    /// The error that has the message: the driver's text for an error of the server is only "db error".
-    pub(crate) fn message(&self) -> &(dyn StdError + 'static) {
-        let error = self.0.as_error();
-        match error.downcast_ref::<tokio_postgres::Error>().and_then(tokio_postgres::Error::as_db_error) {
-            Some(db) => db,
-            None => error,
-        }
-    }
-
-    /// The server's error, if the server sent one.
-    pub(crate) fn as_db_error(&self) -> Option<&DbError> {
-        let mut next = Some(self.message());
-        while let Some(error) = next {
-            if let Some(db) = error.downcast_ref::<DbError>() {
-                return Some(db);
-            }
-            if let Some(db) = in_cause(error) {
-                return Some(db);
-            }
-            next = error.source();
-        }
-        None
-    }
-}
-
-/// Any error.
-pub(crate) type AnyError = Box<dyn StdError + Send + Sync>;
-
-type Any = Cause<AnyError>;
-
-pub(crate) fn is_cause(error: &(dyn StdError + 'static)) -> bool {
-    error.is::<Cause<tokio_postgres::Error>>() || error.is::<Cause<Box<DbError>>>() || error.is::<Any>()
-}
-
-/// The server's error in a [`Cause`] of any kind.
-fn in_cause<'e>(error: &'e (dyn StdError + 'static)) -> Option<&'e DbError> {
+/// The error that a [`Cause`] of any kind holds. `None`: it is no [`Cause`].
+pub(crate) fn held_by<'e>(error: &'e (dyn StdError + 'static)) -> Option<&'e (dyn StdError + 'static)> {
     if let Some(cause) = error.downcast_ref::<Cause<tokio_postgres::Error>>() {
-        cause.as_db_error()
+        Some(cause.as_error())
     } else if let Some(cause) = error.downcast_ref::<Cause<Box<DbError>>>() {
-        cause.as_db_error()
+        Some(cause.as_error())
     } else {
-        error.downcast_ref::<Any>()?.as_db_error()
+        error.downcast_ref::<Cause<AnyError>>().map(|cause| cause.as_error())
     }
+}
+
+/// The error that has the message: the driver's text for an error of the server is only "db error".
+pub(crate) fn message_of<'e>(error: &'e (dyn StdError + 'static)) -> &'e (dyn StdError + 'static) {
+    match error.downcast_ref::<tokio_postgres::Error>().and_then(tokio_postgres::Error::as_db_error) {
+        Some(db) => db,
+        None => error,
+    }
+}
+
+/// The server's error in a chain of sources, if the server sent one.
+pub(crate) fn db_error_in<'e>(error: &'e (dyn StdError + 'static)) -> Option<&'e DbError> {
+    let mut next = Some(error);
+    while let Some(error) = next {
+        if let Some(db) = error.downcast_ref::<DbError>() {
+            return Some(db);
+        }
+        next = held_by(error).or_else(|| error.source());
+    }
+    None
 }
 
 impl<E: AsError> fmt::Display for Cause<E> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self.as_db_error() {
+        match db_error_in(self.0.as_error()) {
             Some(db) => write!(f, "SQLSTATE {}", db.code().code()),
             None => f.write_str("no SQLSTATE"),
         }
@@ -131,8 +119,8 @@ impl<E: fmt::Debug> fmt::Debug for Cause<E> {
 
 impl<E: AsError + fmt::Debug> StdError for Cause<E> {
     fn source(&self) -> Option<&(dyn StdError + 'static)> {
-        let source = self.message().source();
+        let source = message_of(self.0.as_error()).source();
         // If the cause is itself an `Error`, its own cause would say the SQLSTATE again.
-        if source.is_some_and(is_cause) { source?.source() } else { source }
+        if source.is_some_and(|source| held_by(source).is_some()) { source?.source() } else { source }
     }
 }

@@ -4,7 +4,7 @@ use std::error::Error as StdError;
 use std::fmt;
 
 use crate::classify::Class;
-use crate::error::cause::{AnyError, Cause};
+use crate::error::cause::{AnyError, Cause, message_of};
 
 /// Why a [`Pool`](crate::Pool) gave no connection, and of which class that failure is.
 ///
@@ -55,7 +55,7 @@ impl PoolError {
 
 impl fmt::Display for PoolError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}", self.source.message())
+        write!(f, "{}", message_of(self.get_ref()))
     }
 }
 

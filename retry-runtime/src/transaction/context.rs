@@ -81,10 +81,14 @@ impl TxContext<'_> {
     pub(crate) fn rollback_sql(&self) -> Cow<'static, str> {
         match self.depth {
             0 => Cow::Borrowed("ROLLBACK"),
-            // `ROLLBACK TO` keeps the savepoint, and thousands of open savepoints are slow.
-            depth => Cow::Owned(format!("ROLLBACK TO {name}; RELEASE {name}", name = SavepointName(depth))),
+            depth => Cow::Owned(rollback_sql(&SavepointName(depth))),
         }
     }
+}
+
+/// What rolls back a savepoint. `ROLLBACK TO` keeps it, and thousands of open savepoints are slow.
+pub(crate) fn rollback_sql(savepoint: &impl fmt::Display) -> String {
+    format!("ROLLBACK TO {savepoint}; RELEASE {savepoint}")
 }
 
 /// The name of a nested call's savepoint, by its depth.

@@ -8,6 +8,8 @@ use std::time::Duration;
 use pin_project_lite::pin_project;
 use tokio::time::{Instant, Sleep, sleep_until};
 
+use crate::transaction::scoped::Scoped;
+
 /// When a call must be over, if it has a limit.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Deadline(Option<Instant>);
@@ -60,23 +62,12 @@ pin_project! {
     }
 }
 
-/// Sets `AROUND` back when dropped, also if the future panics.
-struct RestoreAround(Option<Instant>);
-
-impl Drop for RestoreAround {
-    fn drop(&mut self) {
-        AROUND.set(self.0);
-    }
-}
-
 impl<F: Future> Future for WithDeadline<F> {
     type Output = F::Output;
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<F::Output> {
         let this = self.project();
-        let around = AROUND.get();
-        let _restore = RestoreAround(around);
-        AROUND.set(Deadline(Some(*this.deadline)).or(Deadline(around)).0);
+        let _around = Scoped::set(&AROUND, Deadline(Some(*this.deadline)).or(Deadline(AROUND.get())).0);
         this.future.poll(cx)
     }
 }

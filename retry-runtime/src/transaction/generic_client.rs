@@ -1,12 +1,10 @@
 //! A trait for helpers that run on a transaction, a client or a pooled connection.
 
-use tokio_postgres::types::{BorrowToSql, ToSql, Type};
+use tokio_postgres::types::{BorrowToSql, Type};
 use tokio_postgres::{Client, Error, Row, SimpleQueryMessage, Statement, ToStatement};
 
 use crate::transaction::Transaction;
-
-type Params<'p> = [&'p (dyn ToSql + Sync)];
-type TypedParams<'p> = [(&'p (dyn ToSql + Sync), Type)];
+use crate::transaction::queries::{Params, TypedParams};
 
 mod private {
     pub trait Sealed {}
@@ -44,8 +42,8 @@ mod private {
 /// compatible: there is no `dyn GenericClient`. It is sealed: other crates cannot implement it.
 ///
 /// It leaves out `query_raw` and `query_typed_raw`, because the stream of a [`Transaction`] is
-/// [`Watched`](crate::Watched) and that of a client is not. It also leaves out `transaction` and `client`: a nested
-/// call is the savepoint, and statements sent through the driver's client are not watched.
+/// [`Watched`](crate::Watched) and that of a client is not. It also leaves out `transaction` and `client`: a helper that
+/// needs a savepoint takes `&mut Transaction<'_>`, and statements sent through the driver's client are not watched.
 ///
 /// # Errors
 /// Each method returns the errors of the method of [`Client`] with its name.

@@ -8,6 +8,7 @@ pub(crate) mod generic_client;
 pub(crate) mod hooks;
 mod queries;
 pub(crate) mod savepoint;
+pub(crate) mod scoped;
 pub(crate) mod status;
 mod stream;
 mod watch;

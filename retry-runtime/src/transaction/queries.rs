@@ -14,8 +14,8 @@ use crate::transaction::status::BlindSpots;
 use crate::transaction::stream::Watched;
 use crate::transaction::watch::{Watch, done, done_or_nothing, noted, prepared, stream};
 
-type Params<'p> = [&'p (dyn ToSql + Sync)];
-type TypedParams<'p> = [(&'p (dyn ToSql + Sync), Type)];
+pub(crate) type Params<'p> = [&'p (dyn ToSql + Sync)];
+pub(crate) type TypedParams<'p> = [(&'p (dyn ToSql + Sync), Type)];
 
 impl Transaction<'_> {
     /// Prepares a statement, or takes it from the pool's statement cache if the pool has one.

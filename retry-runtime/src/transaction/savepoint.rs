@@ -5,11 +5,10 @@ use std::future::poll_fn;
 use std::ops::{Deref, DerefMut};
 use std::sync::atomic::Ordering;
 
-use crate::classify::Failure;
 use crate::driver::{self, DriverError};
 use crate::error::Error;
 use crate::transaction::Transaction;
-use crate::transaction::context::{SavepointName, TxContext};
+use crate::transaction::context::{SavepointName, TxContext, rollback_sql};
 use crate::transaction::status::BlindSpots;
 
 /// Begins the savepoint of `context`, whose depth is that of the savepoint.
@@ -24,6 +23,33 @@ pub(crate) async fn begin<'a>(
     let result = context.run(guard, &format!("SAVEPOINT {name}")).await;
     tx.ended = result.is_err();
     result.map(|()| tx)
+}
+
+/// Ends a savepoint, and keeps what was done since it began. If that fails, rolls back to it.
+pub(crate) async fn release(tx: &mut Transaction<'_>, name: &impl fmt::Display) -> Result<(), Error> {
+    // If the call is dropped in this wait, a rollback to the savepoint follows. If the savepoint is released by then,
+    // that rollback fails and aborts the transaction. So what the caller gave up is never committed.
+    let Err(error) = tx.context.execute(&format!("RELEASE {name}")).await else {
+        tx.ended = true;
+        return Ok(());
+    };
+    let failure = tx.context.status.failure();
+    // If it fails too, the status records it. It does not replace the error.
+    let _ = roll_back(tx, name).await;
+    Err(if driver::failure_of(&error).is_symptom() { Error::aborted(failure.as_ref()) } else { Error::from(error) })
+}
+
+/// Rolls back to a savepoint, and ends it. A conflict stays recorded: the outermost call retries, whatever the body does.
+pub(crate) async fn roll_back(tx: &mut Transaction<'_>, name: &impl fmt::Display) -> Result<(), DriverError> {
+    end(tx);
+    tx.context.roll_back_with(&rollback_sql(name)).await
+}
+
+/// Its rollback is about to be sent. Before the wait, because the call may be dropped in it: the savepoint's `on_commit`
+/// hooks must not run then.
+fn end(tx: &mut Transaction<'_>) {
+    tx.undo_savepoint();
+    tx.ended = true;
 }
 
 /// A savepoint that the body has begun with [`Transaction::transaction`] or [`Transaction::savepoint`].
@@ -83,19 +109,7 @@ impl Savepoint<'_> {
         if self.tx.rollback_only.load(Ordering::Relaxed) {
             return self.rollback().await;
         }
-        // If the call is dropped in this wait, a rollback to the savepoint follows. If the savepoint is released by then,
-        // that rollback fails and aborts the transaction. So what the caller gave up is never committed.
-        let Err(error) = self.tx.context.execute(&format!("RELEASE {}", self.name)).await else {
-            self.tx.ended = true;
-            return Ok(());
-        };
-        let failure = self.tx.context.status.failure();
-        self.rollback().await?;
-        Err(if driver::failure_of(&error).is_symptom() {
-            Error::aborted(failure.as_ref().and_then(Failure::to_source))
-        } else {
-            Error::from(error)
-        })
+        release(&mut self.tx, &self.name).await
     }
 
     /// Undoes what was done since the savepoint began.
@@ -103,19 +117,7 @@ impl Savepoint<'_> {
     /// # Errors
     /// [`Error::Postgres`] if the connection fails.
     pub async fn rollback(mut self) -> Result<(), Error> {
-        self.end();
-        Ok(self.tx.context.roll_back_with(&self.rollback_sql()).await?)
-    }
-
-    /// Its rollback is about to be sent.
-    fn end(&mut self) {
-        self.tx.undo_savepoint();
-        self.tx.ended = true;
-    }
-
-    fn rollback_sql(&self) -> String {
-        // `ROLLBACK TO` keeps the savepoint, and thousands of open savepoints are slow.
-        format!("ROLLBACK TO {name}; RELEASE {name}", name = self.name)
+        Ok(roll_back(&mut self.tx, &self.name).await?)
     }
 }
 
@@ -136,8 +138,8 @@ impl DerefMut for Savepoint<'_> {
 impl Drop for Savepoint<'_> {
     fn drop(&mut self) {
         if !self.tx.ended {
-            self.end();
-            self.tx.context.queue_rollback(&self.rollback_sql());
+            end(&mut self.tx);
+            self.tx.context.queue_rollback(&rollback_sql(&self.name));
         }
     }
 }

@@ -31,7 +31,7 @@ struct Status {
     /// Whether the deadline has cut the body off.
     expired: bool,
     begin: BeginReply,
-    seen: SavepointMark,
+    seen: Seen,
     hooks: Hooks,
     /// The reply to COMMIT, while it is waited for.
     commit: Option<Reply>,
@@ -46,12 +46,18 @@ enum Suspect {
     RawClient,
 }
 
-/// What a rollback to a savepoint restores.
+/// What is known of failures.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct SavepointMark {
+struct Seen {
     failure: Option<Recorded>,
     /// The first statement whose reply was not waited for.
     unanswered: Option<u32>,
+}
+
+/// What a rollback to a savepoint restores.
+#[derive(Debug)]
+pub(crate) struct SavepointMark {
+    seen: Seen,
     /// How many hooks there were.
     hooks: usize,
 }
@@ -96,9 +102,7 @@ impl AttemptStatus {
 
     /// Records a failure found outside of the watched statements.
     pub(crate) fn record(&self, failure: Failure) {
-        let mut status = self.lock();
-        let statement = status.sent;
-        status.seen.record(Recorded { statement, failure });
+        self.lock().record(failure);
     }
 
     /// The failure that decides: the first, unless a later one was a conflict, or the first was only a symptom.
@@ -115,10 +119,11 @@ impl AttemptStatus {
     /// Records the symptom that the probe before COMMIT has found. If the body has used the driver's client, one of its
     /// statements had failed unseen.
     pub(crate) fn record_aborted(&self, symptom: Failure) {
-        if self.lock().suspect == Some(Suspect::RawClient) {
-            self.lock().seen.leave_unanswered(0);
+        let mut status = self.lock();
+        if status.suspect == Some(Suspect::RawClient) {
+            status.seen.leave_unanswered(0);
         }
-        self.record(symptom);
+        status.record(symptom);
     }
 
     /// What to restore with [`AttemptStatus::roll_back_to`].
@@ -216,6 +221,10 @@ impl Status {
         self.open == 0 && self.unproven_since.is_none() && self.suspect.is_none() && self.seen.failure.is_none()
     }
 
+    fn record(&mut self, failure: Failure) {
+        self.seen.record(Recorded { statement: self.sent, failure });
+    }
+
     /// A failure may have gone unseen.
     fn doubt(&mut self) {
         self.unproven_since = Some(self.sent);
@@ -229,20 +238,20 @@ impl Status {
     }
 
     fn mark(&self) -> SavepointMark {
-        SavepointMark { hooks: self.hooks.len(), ..self.seen.clone() }
+        SavepointMark { seen: self.seen.clone(), hooks: self.hooks.len() }
     }
 
     fn roll_back_to(&mut self, mark: SavepointMark) -> Hooks {
         let undone = self.hooks.roll_back_to(mark.hooks);
         let is_final = |recorded: &Recorded| recorded.failure.class.is_conflict() || recorded.failure.ends_session;
         if !self.seen.failure.as_ref().is_some_and(is_final) && !self.seen.cause_unseen() {
-            self.seen = mark;
+            self.seen = mark.seen;
         }
         undone
     }
 }
 
-impl SavepointMark {
+impl Seen {
     fn cause_unseen(&self) -> bool {
         match (&self.failure, self.unanswered) {
             (Some(recorded), Some(unanswered)) => recorded.failure.is_symptom() && unanswered <= recorded.statement,
