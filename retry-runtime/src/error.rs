@@ -88,10 +88,10 @@ pub enum Error {
         /// The function that was called.
         inner: &'static str,
     },
-    /// A nested call needs a stronger isolation level than the transaction around it has. No SQL was sent.
+    /// A nested call needs a stronger isolation level than the transaction around it has. The body has not run.
     #[non_exhaustive]
     NestedIsolation {
-        /// The function that began the transaction.
+        /// The function that began the transaction. In a transaction of the driver's: `tokio_postgres::Transaction`.
         outer: &'static str,
         /// The nested function.
         inner: &'static str,
@@ -104,6 +104,14 @@ pub enum Error {
         outer: &'static str,
         /// The function that was called.
         inner: &'static str,
+    },
+    /// The body registered work with [`on_commit`](crate::Transaction::on_commit) in a transaction that other code began
+    /// with tokio-postgres. The runtime does not see that commit, so the work could never run. What the call did is rolled
+    /// back.
+    #[non_exhaustive]
+    OnCommitUnseen {
+        /// The function that was called.
+        function: &'static str,
     },
 }
 
@@ -270,6 +278,11 @@ impl fmt::Display for Error {
             Self::NestedDurable { outer, inner } => {
                 write!(f, "`{inner}` is `durable`, but was called in the transaction of `{outer}`: call it outside")
             }
+            Self::OnCommitUnseen { function } => write!(
+                f,
+                "`{function}` registered `on_commit` work in a transaction of tokio-postgres, whose commit is not seen: \
+                 make the function that begins that transaction `#[transactional]` too"
+            ),
         }?;
         match self.source().and_then(held_by).map(cause::message_of) {
             Some(message) => write!(f, ": {message}"),
@@ -287,9 +300,11 @@ impl StdError for Error {
             Self::CommitUnknown { source, .. } | Self::DeadlineExceeded { source, .. } => {
                 source.as_ref().map(|cause| cause as _)
             }
-            Self::EndedByBody | Self::NotNested { .. } | Self::NestedIsolation { .. } | Self::NestedDurable { .. } => {
-                None
-            }
+            Self::EndedByBody
+            | Self::NotNested { .. }
+            | Self::NestedIsolation { .. }
+            | Self::NestedDurable { .. }
+            | Self::OnCommitUnseen { .. } => None,
         }
     }
 }

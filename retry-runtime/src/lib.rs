@@ -60,6 +60,7 @@ mod transaction;
 /// | `base_delay` longer than `max_delay` or `deadline` | the first delay cannot be longer than the last, or than the whole call |
 /// | `retry_on` with `retries = 0`, `retry_if` with `deadlock_retries = 0`, `escalate_after` greater than `deadlock_retries` | the option would never take effect; defaults and constants are checked too |
 /// | `retry_on` with 40001, 40P01, 55P03, 55006 or 25P02 | the first four are always retried, and the last only means that an earlier statement failed |
+/// | `within` without `source`, or with the function's own name | the twin differs from the function by its name and its source |
 /// | a literal as a key of `queue_by` | all calls would have the same key; write `queue_by = ()` if that is intended |
 /// | `unknown_commit = "resolve"` or `"token"` with `read_only` | there is no outcome to look up |
 /// | an error type without `From<`[`Error`]`>` | the runtime returns its own errors through it |
@@ -146,6 +147,7 @@ pub use crate::classify::Class;
 pub use crate::commit::{INSTALL_SQL, install};
 pub use crate::driver::classify;
 pub use crate::error::{Cause, CommitOutcome, Error, Identity, ParseIdentityError, Phase, PoolError};
+pub use crate::policy::Isolation;
 pub use crate::pool::{BoxFuture, CancelStream, Pool, Reconnect, Session, WithCancel};
 pub use crate::transaction::deadline::{WithDeadline, with_deadline};
 #[doc(hidden)]

@@ -3,6 +3,12 @@
 use std::time::Duration;
 
 /// An isolation level, weakest first.
+///
+/// ```
+/// use retry_runtime::Isolation;
+///
+/// assert!(Isolation::ReadCommitted < Isolation::Serializable);
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Isolation {
     /// Each statement sees what was committed before it began.
@@ -22,6 +28,12 @@ impl Isolation {
             Self::RepeatableRead => "REPEATABLE READ",
             Self::Serializable => "SERIALIZABLE",
         }
+    }
+
+    /// Reads a level as `SHOW transaction_isolation` returns it.
+    pub(crate) fn from_sql(text: &str) -> Option<Self> {
+        let mut levels = [Self::ReadCommitted, Self::RepeatableRead, Self::Serializable].into_iter();
+        levels.find(|level| level.as_sql().eq_ignore_ascii_case(text))
     }
 }
 

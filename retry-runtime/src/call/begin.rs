@@ -2,17 +2,18 @@
 
 use std::future::poll_fn;
 
-use crate::call::callsite::Callsite;
+use crate::call::callsite::Function;
 use crate::call::outcome::AttemptOutcome;
 use crate::call::retry::RetryCause;
 use crate::driver::{self, DriverError, Reply};
 use crate::error::{Error, Phase};
 use crate::events::Event;
-use crate::policy::{Begin, Isolation};
+use crate::policy::{Begin, Isolation, Policy};
 use crate::transaction::Transaction;
 use crate::transaction::context::{SavepointName, TxContext};
 use crate::transaction::deadline::Expired;
 use crate::transaction::savepoint;
+use crate::transaction::status::BlindSpots;
 
 /// Sends BEGIN, and waits for the reply unless BEGIN is pipelined. If the call is dropped from here on, the transaction is
 /// rolled back.
@@ -108,20 +109,59 @@ async fn failed(context: &TxContext<'_>, error: DriverError) -> AttemptOutcome {
 }
 
 /// Begins a nested call: a savepoint of the transaction around it.
-pub(crate) async fn nested<'a>(
-    parent: TxContext<'a>,
-    inner: &'static Callsite,
-) -> Result<Transaction<'a>, AttemptOutcome> {
-    if inner.policy.durable {
-        let error = Error::NestedDurable { outer: parent.function, inner: inner.name };
-        return Err(AttemptOutcome::not_begun(error, None, None));
-    }
-    let promised = parent.policy.isolation.unwrap_or(Isolation::ReadCommitted);
-    if inner.policy.isolation.is_some_and(|wanted| wanted > promised) {
-        let error = Error::NestedIsolation { outer: parent.id.function, inner: inner.name };
-        return Err(AttemptOutcome::not_begun(error, None, None));
-    }
+pub(crate) async fn nested<'a>(parent: TxContext<'a>, inner: &Function) -> Result<Transaction<'a>, AttemptOutcome> {
+    may_nest(&parent, parent.function, inner.name, &inner.policy).await?;
     let context = TxContext { depth: parent.depth + 1, function: inner.name, ..parent };
+    savepoint(context).await
+}
+
+/// Begins a call in a transaction of the driver's: a savepoint of it, with a deadline of its own.
+pub(crate) async fn in_driver_transaction(outer: TxContext<'_>) -> Result<Transaction<'_>, AttemptOutcome> {
+    outer.status.set_in_transaction(true);
+    let begin = async {
+        may_nest(&outer, driver::TRANSACTION, outer.function, outer.policy).await?;
+        savepoint(TxContext { depth: 1, ..outer }).await
+    };
+    let expired = |Expired| AttemptOutcome::not_begun(Error::deadline(Phase::Begin), None, None);
+    outer.deadline.bound(begin).await.map_err(expired)?
+}
+
+async fn savepoint(context: TxContext<'_>) -> Result<Transaction<'_>, AttemptOutcome> {
     let begun = savepoint::begin(context, &SavepointName(context.depth)).await;
     begun.map_err(|error| AttemptOutcome::not_begun(Error::from(error), None, None))
+}
+
+/// Refuses a call that the body of `outer` must not make in its transaction.
+async fn may_nest(
+    context: &TxContext<'_>,
+    outer: &'static str,
+    inner: &'static str,
+    policy: &Policy,
+) -> Result<(), AttemptOutcome> {
+    let refused = |error| Err(AttemptOutcome::not_begun(error, None, None));
+    if policy.durable {
+        return refused(Error::NestedDurable { outer, inner });
+    }
+    let Some(wanted) = policy.isolation else { return Ok(()) };
+    let (level, began_by) = if context.in_driver_transaction {
+        // Boxed, because it is rare, and every call's future would otherwise be that much larger.
+        match Box::pin(isolation_of(context)).await {
+            Ok(level) => (level, driver::TRANSACTION),
+            Err(error) => return refused(Error::from(error)),
+        }
+    } else {
+        (context.policy.isolation, context.id.function)
+    };
+    if wanted > level.unwrap_or(Isolation::ReadCommitted) {
+        return refused(Error::NestedIsolation { outer: began_by, inner });
+    }
+    Ok(())
+}
+
+/// The isolation level of a transaction that other code began.
+async fn isolation_of(context: &TxContext<'_>) -> Result<Option<Isolation>, DriverError> {
+    let mut statement = context.status.send(BlindSpots::default());
+    let row = driver::ask(context.client, "SHOW transaction_isolation").await;
+    statement.answered(row.as_ref().err());
+    Ok(row?.and_then(|row| Isolation::from_sql(row.get(0)?)))
 }

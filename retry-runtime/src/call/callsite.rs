@@ -11,13 +11,19 @@ use crate::call::queue::{QueueGuards, Queues};
 use crate::policy::{Damping, Policy};
 use crate::transaction::deadline::Deadline;
 
-/// A `#[transactional]` function: its name and its options.
+/// A `#[transactional]` function.
 #[derive(Debug)]
 pub struct Callsite {
+    pub(crate) function: Function,
+    per_pool: PerPool,
+}
+
+/// A function's name and options, or those of one call.
+#[derive(Debug)]
+pub(crate) struct Function {
     pub(crate) name: &'static str,
     pub(crate) policy: Policy,
     begin_sql: OnceLock<String>,
-    per_pool: PerPool,
 }
 
 impl Callsite {
@@ -25,12 +31,18 @@ impl Callsite {
     #[must_use]
     pub const fn new(name: &'static str, policy: Policy) -> Self {
         policy.validate();
-        Self { name, policy, begin_sql: OnceLock::new(), per_pool: PerPool::new() }
+        Self { function: Function::new(name, policy), per_pool: PerPool::new() }
     }
 
     /// What the calls on this pool share. `None` stands for all calls without a pool.
     pub(crate) fn shared(&self, pool: Option<usize>) -> Arc<Shared> {
-        self.per_pool.get(pool, self.policy.damping == Damping::On)
+        self.per_pool.get(pool, self.function.policy.damping == Damping::On)
+    }
+}
+
+impl Function {
+    pub(crate) const fn new(name: &'static str, policy: Policy) -> Self {
+        Self { name, policy, begin_sql: OnceLock::new() }
     }
 
     /// The message that begins a transaction.

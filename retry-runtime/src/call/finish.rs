@@ -88,7 +88,8 @@ impl Transaction<'_> {
         let status = self.context.status;
         // A body that does not yield may return after the deadline. Then COMMIT is not sent, so the outcome is known.
         let commits = ok && !self.is_rollback_only();
-        let too_late = commits && self.savepoint.is_none() && self.context.deadline.has_passed();
+        let is_outermost = self.savepoint.is_none() || self.is_in_driver_transaction();
+        let too_late = commits && is_outermost && self.context.deadline.has_passed();
         if status.has_expired() || too_late {
             // A statement may still be running. The clean-up rolls back, without this call waiting for it.
             return AttemptOutcome { failure: status.failure(), ..AttemptOutcome::new(CommitOutcome::RolledBack) }
@@ -108,6 +109,7 @@ impl Transaction<'_> {
             (true, false) => self.commit_or_abort().await,
             (false, false) if self.is_rollback_only() => AttemptOutcome { retry: None, ..self.roll_back(false).await },
             (false, false) => self.roll_back(body_error.retry_if).await,
+            (_, true) if self.is_in_driver_transaction() => self.end_in_driver_transaction(commits).await,
             (true, true) => AttemptOutcome::undecided(savepoint::release(self, &name).await.err()),
             (false, true) => {
                 // If it fails, the status records it.
@@ -121,13 +123,49 @@ impl Transaction<'_> {
         AttemptOutcome { is_hidden, error, text: body_error.text, ..outcome }
     }
 
+    /// Whether it is the outermost call's savepoint in a transaction of the driver's.
+    fn is_in_driver_transaction(&self) -> bool {
+        self.context.in_driver_transaction && self.context.depth == 1
+    }
+
+    /// Ends the outermost call's savepoint in a transaction of the driver's. Other code commits that transaction.
+    async fn end_in_driver_transaction(&mut self, commits: bool) -> AttemptOutcome {
+        let deadline = self.context.deadline;
+        let result = deadline.bound(self.release_or_roll_back(commits)).await;
+        AttemptOutcome::undecided(result.unwrap_or_else(|Expired| Err(Error::deadline(Phase::Body))).err())
+    }
+
+    /// `commits`: the body asks for what it did to be kept.
+    async fn release_or_roll_back(&mut self, commits: bool) -> Result<(), Error> {
+        let (status, name) = (self.context.status, SavepointName(self.context.depth));
+        let error = if self.forbids_commit() {
+            Some(Error::aborted(status.failure().as_ref()))
+        } else if status.with_hooks(|hooks| hooks.wait_for_commit()) {
+            Some(Error::OnCommitUnseen { function: self.context.function })
+        } else {
+            None
+        };
+        match (commits, error) {
+            (true, None) => savepoint::release(self, &name).await,
+            (_, error) => {
+                // If it fails, the driver's transaction is aborted, or its connection is closed.
+                let _ = savepoint::roll_back(self, &name).await;
+                error.filter(|_| commits).map_or(Ok(()), Err)
+            }
+        }
+    }
+
+    /// Whether a failure of the body stands against a commit, even if a savepoint has undone it.
+    fn forbids_commit(&self) -> bool {
+        let failure = self.context.status.failure();
+        failure.is_some_and(|failure| failure.class.is_conflict() || failure.ends_session)
+    }
+
     async fn commit_or_abort(&mut self) -> AttemptOutcome {
-        let status = self.context.status;
-        let forbids_commit = |failure: &Failure| failure.class.is_conflict() || failure.ends_session;
-        if status.failure().as_ref().is_some_and(forbids_commit) {
+        if self.forbids_commit() {
             return self.abort().await;
         }
-        let is_well = status.all_is_well();
+        let is_well = self.context.status.all_is_well();
         self.send_commit(is_well).await
     }
 

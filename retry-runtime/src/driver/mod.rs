@@ -15,6 +15,9 @@ pub use self::failure::classify;
 pub(crate) use self::failure::{failure_in, failure_of};
 pub(crate) use self::reply::Reply;
 
+/// What errors call a transaction that other code began, because it has no function's name.
+pub(crate) const TRANSACTION: &str = "tokio_postgres::Transaction";
+
 /// Runs statements and waits for their end.
 pub(crate) async fn run(client: &Client, sql: &str) -> Result<(), DriverError> {
     client.batch_execute(sql).await

@@ -1,6 +1,6 @@
 //! The pool of deadpool-postgres.
 
-use deadpool_postgres::{ClientWrapper, Object, Pool as Deadpool, PoolError as DeadpoolError};
+use deadpool_postgres::{ClientWrapper, Object, Pool as Deadpool, PoolError as DeadpoolError, Transaction};
 use tokio_postgres::{Client, Error as PgError, Statement};
 
 use crate::classify::Class;
@@ -51,5 +51,14 @@ impl Connection for Object {
 
     fn session(&self) -> Option<&dyn Session> {
         Some(self)
+    }
+}
+
+#[diagnostic::do_not_recommend]
+impl Connection for Transaction<'_> {
+    const IN_TRANSACTION: bool = true;
+
+    fn client(&self) -> &Client {
+        (**self).client()
     }
 }

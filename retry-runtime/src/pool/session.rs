@@ -129,8 +129,11 @@ impl<P: Pool + ?Sized> Pool for Arc<P> {
     }
 }
 
-/// A connection that a caller has: a client, or a pool's connection with its statement cache.
+/// A connection that a caller has: a client, a pool's connection with its statement cache, or the driver's transaction.
 pub trait Connection {
+    /// Whether it is the driver's transaction, which is open.
+    const IN_TRANSACTION: bool = false;
+
     /// The client of the connection.
     fn client(&self) -> &Client;
 
@@ -144,6 +147,15 @@ pub trait Connection {
 impl Connection for Client {
     fn client(&self) -> &Client {
         self
+    }
+}
+
+#[diagnostic::do_not_recommend]
+impl Connection for tokio_postgres::Transaction<'_> {
+    const IN_TRANSACTION: bool = true;
+
+    fn client(&self) -> &Client {
+        self.client()
     }
 }
 

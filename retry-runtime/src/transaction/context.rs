@@ -21,8 +21,10 @@ pub(crate) struct TxContext<'a> {
     /// Whether the call took the session out of a pool. Otherwise the connection is the caller's.
     pub(crate) pooled: bool,
     pub(crate) status: &'a AttemptStatus,
+    /// Whether the transaction is the driver's: other code began it, and the outermost call is a savepoint of it.
+    pub(crate) in_driver_transaction: bool,
     /// What the function asks for that began the transaction.
-    pub(crate) policy: &'static Policy,
+    pub(crate) policy: &'a Policy,
     /// That function, and which attempt this is.
     pub(crate) id: AttemptId,
     /// The function whose body has this context. It differs from that of `id` in a nested call.

@@ -42,6 +42,11 @@ impl Hooks {
         self.0.len()
     }
 
+    /// Whether there is work that runs only after a commit.
+    pub(crate) fn wait_for_commit(&self) -> bool {
+        self.0.iter().any(|(when, _)| *when == When::Committed)
+    }
+
     /// Rolls back the savepoint that began when there were `mark` hooks. Returns the hooks that will not run.
     pub(crate) fn roll_back_to(&mut self, mark: usize) -> Self {
         let since = self.0.split_off(mark.min(self.0.len()));
