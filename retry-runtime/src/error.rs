@@ -1,6 +1,7 @@
 //! The runtime's errors, and the types that they carry.
 
 mod cause;
+mod history;
 mod identity;
 mod pool;
 
@@ -13,6 +14,8 @@ use crate::classify::Failure;
 
 pub use self::cause::Cause;
 pub(crate) use self::cause::{AnyError, held_by};
+pub(crate) use self::history::Failures;
+pub use self::history::History;
 pub use self::identity::{Identity, ParseIdentityError};
 pub(crate) use self::identity::{Incarnation, Key, Token, Transaction};
 pub use self::pool::PoolError;
@@ -25,7 +28,7 @@ pub use self::pool::PoolError;
 /// # Text and source
 /// The text ([`Display`](fmt::Display)) ends with the text of the cause, so a log that prints only the error says what
 /// happened. [`source`](StdError::source) returns that [`Cause`], whose own text is only the SQLSTATE: a report of the whole
-/// chain (`{:#}` of anyhow) says nothing twice. [`as_db_error`](Self::as_db_error) and [`class`](Self::class) answer the
+/// chain (`{:#}` of anyhow) says nothing twice. If the call was retried, the text says how often ([`History`]). [`as_db_error`](Self::as_db_error) and [`class`](Self::class) answer the
 /// most common questions.
 ///
 /// ```
@@ -247,6 +250,36 @@ impl Error {
         matches!(self, Self::CommitUnknown { .. })
     }
 
+    /// What the call went through, if it was retried.
+    #[must_use]
+    pub fn history(&self) -> Option<&History> {
+        match self {
+            Self::Postgres(cause) | Self::ResolveUnsupported(cause) => cause.history.as_deref(),
+            Self::Pool(error) => error.source.history.as_deref(),
+            Self::Aborted { source } => source.as_ref()?.history.as_deref(),
+            Self::CommitUnknown { source, .. } | Self::DeadlineExceeded { source, .. } => {
+                source.as_ref()?.history.as_deref()
+            }
+            _ => None,
+        }
+    }
+
+    pub(crate) fn with_history(mut self, history: History) -> Self {
+        let place = match &mut self {
+            Self::Postgres(cause) | Self::ResolveUnsupported(cause) => Some(&mut cause.history),
+            Self::Pool(error) => Some(&mut error.source.history),
+            Self::Aborted { source } => source.as_mut().map(|cause| &mut cause.history),
+            Self::CommitUnknown { source, .. } | Self::DeadlineExceeded { source, .. } => {
+                source.as_mut().map(|cause| &mut cause.history)
+            }
+            _ => None,
+        };
+        if let Some(place) = place {
+            *place = Some(Box::new(history));
+        }
+        self
+    }
+
     /// The server's error behind this one, if the server sent one.
     #[must_use]
     pub fn as_db_error(&self) -> Option<&DbError> {
@@ -284,6 +317,9 @@ impl fmt::Display for Error {
                  make the function that begins that transaction `#[transactional]` too"
             ),
         }?;
+        if let Some(history) = self.history() {
+            write!(f, ", after {history}")?;
+        }
         match self.source().and_then(held_by).map(cause::message_of) {
             Some(message) => write!(f, ": {message}"),
             None => Ok(()),

@@ -5,20 +5,20 @@
 use std::time::Duration;
 
 use crate::classify::Failure;
-use crate::error::{CommitOutcome, Phase};
+use crate::error::{CommitOutcome, History, Phase};
 
 /// What has happened to a call.
 #[derive(Clone, Copy, Debug)]
 #[cfg_attr(not(feature = "tracing"), expect(dead_code, reason = "read by listeners only"))]
-pub(crate) enum Event {
+pub(crate) enum Event<'a> {
     /// Another attempt follows after `delay`.
     Retrying { cause: &'static str, delay: Duration },
     /// The failure is of a kind that is retried, but no retry is left.
-    GivingUp { cause: &'static str },
+    GivingUp { cause: &'static str, history: &'a History },
     /// A deadlock cost more than concurrency gains: for `time`, the function's calls on this pool run one at a time.
     OneAtATime { time: Duration },
     /// The deadline has passed, or a sleep would cross it.
-    DeadlineExceeded { phase: Phase },
+    DeadlineExceeded { phase: Phase, history: &'a History },
     /// A connection is closed instead of given back to its pool.
     ConnectionDiscarded,
     /// `BEGIN` found a transaction that other code had left open. It was rolled back.
@@ -48,7 +48,7 @@ pub(crate) struct AttemptId {
 impl AttemptId {
     /// Tells every listener of `event`, and of the failure that brought it about.
     #[cfg_attr(not(feature = "tracing"), expect(unused_variables, clippy::unused_self, reason = "no listener"))]
-    pub(crate) fn emit(self, event: Event, failure: Option<&Failure>) {
+    pub(crate) fn emit(self, event: Event<'_>, failure: Option<&Failure>) {
         #[cfg(feature = "tracing")]
         trace::record(self, event, failure);
     }
@@ -57,7 +57,7 @@ impl AttemptId {
 /// Events of the crate `tracing`, with the target `retry_runtime`.
 #[cfg(feature = "tracing")]
 mod trace {
-    use super::{AttemptId, Event, Failure};
+    use super::{AttemptId, Duration, Event, Failure};
 
     macro_rules! event {
         ($level:ident, $id:expr, $failure:expr, $($field:tt)*) => {
@@ -72,19 +72,26 @@ mod trace {
         };
     }
 
-    pub(super) fn record(id: AttemptId, event: Event, failure: Option<&Failure>) {
+    fn micros(time: Duration) -> u64 {
+        u64::try_from(time.as_micros()).unwrap_or(u64::MAX)
+    }
+
+    pub(super) fn record(id: AttemptId, event: Event<'_>, failure: Option<&Failure>) {
         match event {
             Event::Retrying { cause, delay } => {
-                let delay_us = u64::try_from(delay.as_micros()).unwrap_or(u64::MAX);
-                event!(info, id, failure, class = cause, delay_us, "retrying");
+                event!(info, id, failure, class = cause, delay_us = micros(delay), "retrying");
             }
-            Event::GivingUp { cause } => event!(warn, id, failure, class = cause, "giving up"),
+            Event::GivingUp { cause, history } => {
+                let (elapsed_us, failures) = (micros(history.elapsed), &history.failures);
+                event!(warn, id, failure, class = cause, elapsed_us, %failures, "giving up");
+            }
             Event::OneAtATime { time } => {
                 let time_ms = u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
                 event!(warn, id, failure, time_ms, "running calls one at a time");
             }
-            Event::DeadlineExceeded { phase } => {
-                event!(warn, id, failure, phase = phase.as_str(), "deadline exceeded");
+            Event::DeadlineExceeded { phase, history } => {
+                let (elapsed_us, failures) = (micros(history.elapsed), &history.failures);
+                event!(warn, id, failure, phase = phase.as_str(), elapsed_us, %failures, "deadline exceeded");
             }
             Event::ConnectionDiscarded => event!(warn, id, failure, "connection discarded"),
             Event::RolledBackLeftOpen => {

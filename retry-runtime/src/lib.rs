@@ -146,7 +146,7 @@ pub use crate::call::source::Source;
 pub use crate::classify::Class;
 pub use crate::commit::{INSTALL_SQL, install};
 pub use crate::driver::classify;
-pub use crate::error::{Cause, CommitOutcome, Error, Identity, ParseIdentityError, Phase, PoolError};
+pub use crate::error::{Cause, CommitOutcome, Error, History, Identity, ParseIdentityError, Phase, PoolError};
 pub use crate::policy::Isolation;
 pub use crate::pool::{BoxFuture, CancelStream, Pool, Reconnect, Session, WithCancel};
 pub use crate::transaction::deadline::{WithDeadline, with_deadline};

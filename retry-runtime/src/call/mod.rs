@@ -19,6 +19,7 @@ pub(crate) mod source;
 
 use std::error::Error as StdError;
 use std::sync::Arc;
+use std::time::Instant;
 
 use crate::call::body::RunningCall;
 use crate::call::callsite::{Callsite, Function, Shared};
@@ -27,7 +28,7 @@ use crate::call::outcome::AttemptOutcome;
 use crate::call::queue::{QueueGuards, QueueKey};
 use crate::call::retry::Budgets;
 use crate::call::source::{Kind, Source};
-use crate::error::{Error, Phase};
+use crate::error::{Error, Failures, History, Phase};
 use crate::events::{AttemptId, Event};
 use crate::policy::Damping;
 use crate::pool::{Session, clean_up};
@@ -57,6 +58,9 @@ pub struct Call<'a> {
     /// The attempt under way, for the function's gate.
     timer: Option<AttemptTimer>,
     attempt: u32,
+    began: Instant,
+    /// Why attempts have failed.
+    failures: Failures,
     budgets: Budgets,
     /// Whether an earlier attempt may be committed.
     after_unknown: bool,
@@ -90,6 +94,8 @@ impl<'a> Call<'a> {
             queue_guards: None,
             timer: None,
             attempt: 0,
+            began: Instant::now(),
+            failures: Failures::default(),
             budgets: Budgets::default(),
             after_unknown: false,
             last_error: None,
@@ -192,6 +198,10 @@ impl<'a> Call<'a> {
 
     fn id(&self) -> AttemptId {
         AttemptId { function: self.function().name, attempt: self.attempt }
+    }
+
+    fn history(&self) -> History {
+        History { attempts: self.attempt, elapsed: self.began.elapsed(), failures: self.failures.clone() }
     }
 
     /// The pool's session, or the caller's own.

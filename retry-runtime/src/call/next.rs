@@ -99,12 +99,13 @@ impl Call<'_> {
 
     /// The second connection is read-only too. If a setting of the session is the reason, and not the server, other
     /// connections will be read-only too: the call gives up.
-    async fn give_up_writing(&self, outcome: &mut AttemptOutcome) {
+    async fn give_up_writing(&mut self, outcome: &mut AttemptOutcome) {
         let (Some(session), false) = (&self.session, self.status.is_in_transaction()) else { return };
         let by_setting = session::is_read_only_by_setting(session.client());
         if let Ok(true) = self.deadline.bound(by_setting).await {
             if let Some(cause) = outcome.retry.take() {
-                self.id().emit(Event::GivingUp { cause: cause.as_str() }, outcome.failure.as_ref());
+                self.failures.add(cause.as_str());
+                self.emit_giving_up(cause, outcome.failure.as_ref());
                 outcome.session_broken = false;
             }
         }
@@ -153,6 +154,7 @@ impl Call<'_> {
     }
 
     async fn try_again(&mut self, cause: RetryCause, outcome: AttemptOutcome) -> Next {
+        self.failures.add(cause.as_str());
         let failure = outcome.failure.as_ref();
         let policy = &self.own.as_deref().unwrap_or(&self.callsite.function).policy;
         let is_stranded = outcome.session_broken && matches!(self.source, Kind::Client(..));
@@ -161,7 +163,7 @@ impl Call<'_> {
         let alone = cause.is_conflict() && self.must_run_alone();
         let delay = if alone { delay.map(|_| Duration::ZERO) } else { delay };
         let Some(delay) = delay else {
-            self.id().emit(Event::GivingUp { cause: cause.as_str() }, failure);
+            self.emit_giving_up(cause, failure);
             return self.give_up(outcome);
         };
         if !self.deadline.allows(delay) {
@@ -180,27 +182,32 @@ impl Call<'_> {
         Next::Retry
     }
 
+    fn emit_giving_up(&self, cause: RetryCause, failure: Option<&Failure>) {
+        self.id().emit(Event::GivingUp { cause: cause.as_str(), history: &self.history() }, failure);
+    }
+
     /// Returns the body's result, or the error that replaces it.
     fn give_up(&mut self, outcome: AttemptOutcome) -> Next {
         let is_committed = outcome.is_committed();
         let AttemptOutcome { error, failure, text, .. } = outcome;
         let error = match error {
             Some(Error::DeadlineExceeded { phase, source: None }) => {
-                self.id().emit(Event::DeadlineExceeded { phase }, failure.as_ref());
+                self.id().emit(Event::DeadlineExceeded { phase, history: &self.history() }, failure.as_ref());
                 let source = failure.as_ref().and_then(Failure::to_source).or_else(|| self.last_error.take());
                 Some(Error::DeadlineExceeded { phase, source: source.map(Into::into) })
             }
             error => error,
         };
+        let fail = |error: Error| Next::Fail(if self.attempt > 1 { error.with_history(self.history()) } else { error });
         match error {
-            Some(error) if error.is_unknown() => Next::Fail(error),
+            Some(error) if error.is_unknown() => fail(error),
             // Whatever has failed since, an earlier attempt may be committed.
             error if self.after_unknown && !is_committed => {
                 let source = error.map(|error| Box::new(error) as _);
                 let source = source.or_else(|| failure.as_ref().and_then(Failure::to_source));
-                Next::Fail(Error::commit_unknown(None, source.or_else(|| text.map(Into::into))))
+                fail(Error::commit_unknown(None, source.or_else(|| text.map(Into::into))))
             }
-            Some(error) => Next::Fail(error),
+            Some(error) => fail(error),
             None => Next::Return,
         }
     }

@@ -6,6 +6,8 @@ use std::ops::Deref;
 
 use tokio_postgres::error::DbError;
 
+use crate::error::history::History;
+
 /// The error behind an [`Error`](crate::Error). It dereferences to that error.
 ///
 /// The text of [`Error`](crate::Error) ends with the text of its cause. So that a report of the whole chain of sources
@@ -21,18 +23,22 @@ use tokio_postgres::error::DbError;
 /// }
 /// # assert!(!is_taken(&Error::EndedByBody));
 /// ```
-pub struct Cause<E>(E);
+pub struct Cause<E> {
+    error: E,
+    /// How the call came to it. Boxed, because most calls have none.
+    pub(super) history: Option<Box<History>>,
+}
 
 impl<E> Cause<E> {
     /// The error itself.
     pub fn into_inner(self) -> E {
-        self.0
+        self.error
     }
 }
 
 impl<E> From<E> for Cause<E> {
     fn from(error: E) -> Self {
-        Self(error)
+        Self { error, history: None }
     }
 }
 
@@ -40,7 +46,7 @@ impl<E> Deref for Cause<E> {
     type Target = E;
 
     fn deref(&self) -> &E {
-        &self.0
+        &self.error
     }
 }
 
@@ -104,7 +110,7 @@ pub(crate) fn db_error_in<'e>(error: &'e (dyn StdError + 'static)) -> Option<&'e
 
 impl<E: AsError> fmt::Display for Cause<E> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match db_error_in(self.0.as_error()) {
+        match db_error_in(self.error.as_error()) {
             Some(db) => write!(f, "SQLSTATE {}", db.code().code()),
             None => f.write_str("no SQLSTATE"),
         }
@@ -113,13 +119,13 @@ impl<E: AsError> fmt::Display for Cause<E> {
 
 impl<E: fmt::Debug> fmt::Debug for Cause<E> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.fmt(f)
+        self.error.fmt(f)
     }
 }
 
 impl<E: AsError + fmt::Debug> StdError for Cause<E> {
     fn source(&self) -> Option<&(dyn StdError + 'static)> {
-        let source = message_of(self.0.as_error()).source();
+        let source = message_of(self.error.as_error()).source();
         // If the cause is itself an `Error`, its own cause would say the SQLSTATE again.
         if source.is_some_and(|source| held_by(source).is_some()) { source?.source() } else { source }
     }

@@ -1,0 +1,77 @@
+//! What a call went through: on its error, and in its last event.
+#![allow(missing_docs)]
+
+use std::time::Duration;
+
+use retry_runtime::{Error, History, Phase, Source, Transaction, transactional};
+use retry_tests::events::Events;
+use retry_tests::{Database, FAULT_TABLES};
+
+/// Raises the SQLSTATE of each attempt: in the body, or in COMMIT.
+#[transactional(base_delay = "100us", max_delay = "200us", jitter = "none", retries = 1, deadlock_retries = 2)]
+async fn fail(tx: &mut Transaction<'_>, sqlstates: &[&str], in_commit: bool) -> Result<(), Error> {
+    let Some(sqlstate) = sqlstates.get(tx.attempt() as usize - 1) else { return Ok(()) };
+    let raise = format!("DO $do$ BEGIN RAISE EXCEPTION USING MESSAGE = 'the cause', ERRCODE = '{sqlstate}'; END $do$");
+    if in_commit {
+        tx.execute("INSERT INTO at_commit VALUES ($1)", &[&raise]).await?;
+    } else if tx.batch_execute(&raise).await.is_err() {
+        // The call returns `Error::Aborted`.
+    }
+    Ok(())
+}
+
+#[transactional(max_delay = "2ms")]
+async fn hang(tx: &mut Transaction<'_>) -> Result<(), Error> {
+    if tx.attempt() > 1 {
+        std::future::pending::<()>().await;
+    }
+    tx.batch_execute("DO $$ BEGIN RAISE EXCEPTION USING ERRCODE = '40P01'; END $$").await?;
+    Ok(())
+}
+
+fn parts(error: &Error) -> (u32, Vec<(&'static str, u32)>) {
+    let history = error.history().expect("the call was retried");
+    assert!(error.to_string().contains(&format!(", after {history}: ")), "{error}");
+    (history.attempts(), history.failures().collect())
+}
+
+#[tokio::test]
+async fn an_error_of_a_retried_call_says_what_happened_before() {
+    let db = Database::create().await;
+    db.setup(FAULT_TABLES).await;
+    let (pool, events) = (db.pool(1), Events::capture());
+    for in_commit in [false, true] {
+        let error = fail(&pool, &["40001", "53300", "40P01", "40001"], in_commit).await.unwrap_err();
+        assert_eq!(matches!(error, Error::Postgres(_)), in_commit, "{error:?}");
+        assert_eq!(parts(&error), (4, vec![("serialization", 2), ("capacity", 1), ("deadlock", 1)]));
+        let elapsed = error.history().map(History::elapsed);
+        assert!(elapsed > Some(Duration::from_micros(300)), "the delays are a part: {elapsed:?}");
+        assert!(
+            error.to_string().ends_with("(2x serialization, 1x capacity, 1x deadlock): ERROR: the cause"),
+            "{error}"
+        );
+    }
+    let given_up = events.of("giving up");
+    assert_eq!(given_up.len(), 2, "{events:?}");
+    for event in given_up {
+        assert_eq!(event["failures"], "2x serialization, 1x capacity, 1x deadlock");
+        assert_eq!(event["attempt"], "4");
+        assert!(event["elapsed_us"].parse::<u64>().unwrap() > 300, "{event:?}");
+    }
+}
+
+#[tokio::test]
+async fn so_does_one_of_the_deadline_and_of_the_pool() {
+    let db = Database::create().await;
+    let (pool, events) = (db.pool(1), Events::capture());
+    let error = hang(Source::from(&pool).deadline(Duration::from_secs(1))).await.unwrap_err();
+    assert!(matches!(error, Error::DeadlineExceeded { phase: Phase::Body, .. }), "{error:?}");
+    assert_eq!(parts(&error), (2, vec![("deadlock", 1)]));
+    assert_eq!(events.of("deadline exceeded")[0]["failures"], "1x deadlock");
+    pool.close();
+    assert!(hang(&pool).await.unwrap_err().history().is_none(), "it was not retried");
+    let no_server = retry_tests::pool(&"host=/nonexistent user=nobody".parse().unwrap(), 1);
+    let error = hang(Source::from(&no_server).retries(1)).await.unwrap_err();
+    assert!(matches!(error, Error::Pool(_)), "{error:?}");
+    assert_eq!(parts(&error), (2, vec![("connection", 2)]));
+}
