@@ -37,6 +37,8 @@ async fn all_methods(client: &impl GenericClient) -> Result<i64, PgError> {
     assert_eq!(client.execute_typed(ADD, &typed).await?, 1);
     client.batch_execute("UPDATE accounts SET cents = cents + 1 WHERE id = 1").await?;
     assert_eq!(client.simple_query("UPDATE accounts SET cents = cents + 1 WHERE id = 1").await?.len(), 1);
+    let cached = client.prepare_cached(CENTS).await?;
+    assert_eq!(client.query(&cached, &[&1_i64]).await?.len(), 1);
     let cents = client.prepare_typed(CENTS, &[Type::INT8]).await?;
     assert_eq!(client.query(&cents, &[&1_i64]).await?.len(), 1);
     assert!(client.query_opt(CENTS, &[&0_i64]).await?.is_none());
@@ -66,7 +68,10 @@ async fn a_helper_runs_on_transactions_clients_and_pooled_connections() {
     tx.rollback().await.unwrap();
 
     let mut object = pool.get().await.unwrap();
+    assert_eq!(object.statement_cache.size(), 1, "the body used it");
+    object.statement_cache.clear();
     assert_eq!(all_methods(&object).await.unwrap(), 115);
+    assert_eq!(object.statement_cache.size(), 1);
     assert_eq!(all_methods(&*object).await.unwrap(), 120);
     let tx = object.transaction().await.unwrap();
     assert_eq!(all_methods(&tx).await.unwrap(), 125);

@@ -114,6 +114,9 @@ pub trait GenericClient: Sync + private::Sealed {
     /// Like [`Client::prepare`].
     fn prepare(&self, query: &str) -> impl Future<Output = Result<Statement, Error>> + Send;
 
+    /// Prepares a statement, or takes it from the statement cache if the client has one, as those of deadpool do.
+    fn prepare_cached(&self, query: &str) -> impl Future<Output = Result<Statement, Error>> + Send;
+
     /// Like [`Client::prepare_typed`].
     fn prepare_typed(
         &self,
@@ -131,9 +134,10 @@ pub trait GenericClient: Sync + private::Sealed {
     fn is_closed(&self) -> bool;
 }
 
-/// Implements the trait for `$type` with the methods of `$target` that have the same names.
+/// Implements the trait for `$type` with the methods of `$target` that have the same names, and `prepare_cached` with
+/// `$prepare_cached`.
 macro_rules! forward {
-    ([$($generics:tt)*] $type:ty, |$this:ident| $client:expr, $target:ty) => {
+    ([$($generics:tt)*] $type:ty, |$this:ident| $client:expr, $target:ty, $prepare_cached:expr) => {
         impl<$($generics)*> private::Sealed for $type {}
 
         impl<$($generics)*> GenericClient for $type {
@@ -229,6 +233,10 @@ macro_rules! forward {
                 <$target>::prepare($client, query)
             }
 
+            fn prepare_cached(&self, query: &str) -> impl Future<Output = Result<Statement, Error>> + Send {
+                $prepare_cached(self, query)
+            }
+
             fn prepare_typed(
                 &self,
                 query: &str,
@@ -257,14 +265,19 @@ macro_rules! forward {
 }
 
 // A path such as `Transaction::query` means the type's own method, which watches the statement, before the trait's.
-forward!([] Transaction<'_>, |tx| tx, Transaction<'_>);
-forward!([] Client, |client| client, Client);
-forward!([] tokio_postgres::Transaction<'_>, |tx| tx.client(), Client);
+forward!([] Transaction<'_>, |tx| tx, Transaction<'_>, Transaction::prepare_cached);
+forward!([] Client, |client| client, Client, Client::prepare);
+forward!([] tokio_postgres::Transaction<'_>, |tx| tx.client(), Client, tokio_postgres::Transaction::prepare);
 #[cfg(feature = "deadpool")]
-forward!([] deadpool_postgres::Object, |object| object, Client);
+forward!([] deadpool_postgres::Object, |object| object, Client, deadpool_postgres::ClientWrapper::prepare_cached);
 #[cfg(feature = "deadpool")]
-forward!([] deadpool_postgres::ClientWrapper, |client| client, Client);
+forward!([] deadpool_postgres::ClientWrapper, |client| client, Client, Self::prepare_cached);
 #[cfg(feature = "deadpool")]
-forward!([] deadpool_postgres::Transaction<'_>, |tx| tx.client(), Client);
+forward!([] deadpool_postgres::Transaction<'_>, |tx| tx.client(), Client, Self::prepare_cached);
 #[cfg(feature = "bb8")]
-forward!([M: bb8::ManageConnection<Connection = Client>] bb8::PooledConnection<'_, M>, |connection| connection, Client);
+forward!(
+    [M: bb8::ManageConnection<Connection = Client>] bb8::PooledConnection<'_, M>,
+    |connection| connection,
+    Client,
+    Client::prepare
+);
