@@ -2,6 +2,7 @@
 //!
 //! - [Options](options): what each option does.
 //! - [Writing transactional functions](writing_functions): what a body must tolerate.
+//! - [Converting existing code](converting): from a hand-written transaction or another library.
 //! - [Choosing an isolation level](isolation): which anomalies each level prevents, and what it costs.
 //! - [Classes of failures](classes): what is retried, and on which budget.
 //! - [Hot rows](hot_rows): many calls that want the same rows.
@@ -22,6 +23,7 @@ macro_rules! pages {
 pages! {
     options: "../../docs/options.md";
     writing_functions: "../../docs/writing-functions.md";
+    converting: "../../docs/converting.md";
     isolation: "../../docs/isolation.md";
     classes: "../../docs/classes.md";
     hot_rows: "../../docs/hot-rows.md";
