@@ -7,6 +7,7 @@
 //! - [Classes of failures](classes): what is retried, and on which budget.
 //! - [Hot rows](hot_rows): many calls that want the same rows.
 //! - [Unknown commits](unknown_commits): when `COMMIT` gets no reply.
+//! - [Engines](engines): PostgreSQL versions, PgBouncer, Citus, CockroachDB, YugabyteDB, Aurora DSQL.
 //! - [Comparison](comparison): beside a hand-written loop and other libraries.
 //! - [Limits](limits): what does not work.
 
@@ -28,6 +29,7 @@ pages! {
     classes: "../../docs/classes.md";
     hot_rows: "../../docs/hot-rows.md";
     unknown_commits: "../../docs/unknown-commits.md";
+    engines: "../../docs/engines.md";
     comparison: "../../docs/comparison.md";
     limits: "../../docs/limits.md";
 }
