@@ -8,6 +8,7 @@
 //! - [Hot rows](hot_rows): many calls that want the same rows.
 //! - [Unknown commits](unknown_commits): when `COMMIT` gets no reply.
 //! - [Engines](engines): PostgreSQL versions, PgBouncer, Citus, CockroachDB, YugabyteDB, Aurora DSQL.
+//! - [Coming from](coming_from) cockroach-go, Spring, EF Core, Django or Rails: their terms and ours.
 //! - [Comparison](comparison): beside a hand-written loop and other libraries.
 //! - [Limits](limits): what does not work.
 
@@ -30,6 +31,7 @@ pages! {
     hot_rows: "../../docs/hot-rows.md";
     unknown_commits: "../../docs/unknown-commits.md";
     engines: "../../docs/engines.md";
+    coming_from: "../../docs/coming-from.md";
     comparison: "../../docs/comparison.md";
     limits: "../../docs/limits.md";
 }
