@@ -3,12 +3,13 @@
 //! - [Options](options): what each option does.
 //! - [Writing transactional functions](writing_functions): what a body must tolerate.
 //! - [Converting existing code](converting): from a hand-written transaction or another library.
-//! - [Choosing an isolation level](isolation): which anomalies each level prevents, and what it costs.
+//! - [Coming from other libraries](coming_from): cockroach-go, Spring, EF Core, Django, Rails.
+//! - [Choosing an isolation level](isolation): what each level prevents, and what it costs.
 //! - [Classes of failures](classes): what is retried, and on which budget.
 //! - [Hot rows](hot_rows): many calls that want the same rows.
-//! - [Unknown commits](unknown_commits): when `COMMIT` gets no reply.
-//! - [Engines](engines): PostgreSQL versions, PgBouncer, Citus, CockroachDB, YugabyteDB, Aurora DSQL.
-//! - [Coming from](coming_from) cockroach-go, Spring, EF Core, Django or Rails: their terms and ours.
+//! - [Commit outcomes](unknown_commits): what each result means, and when `COMMIT` gets no reply.
+//! - [Engines](engines): PostgreSQL, PgBouncer, Citus, CockroachDB, YugabyteDB, Aurora DSQL.
+//! - [Fewer surprises](review): a checklist for reviewers.
 //! - [Comparison](comparison): beside a hand-written loop and other libraries.
 //! - [Limits](limits): what does not work.
 
@@ -26,12 +27,13 @@ pages! {
     options: "../../docs/options.md";
     writing_functions: "../../docs/writing-functions.md";
     converting: "../../docs/converting.md";
+    coming_from: "../../docs/coming-from.md";
     isolation: "../../docs/isolation.md";
     classes: "../../docs/classes.md";
     hot_rows: "../../docs/hot-rows.md";
     unknown_commits: "../../docs/unknown-commits.md";
     engines: "../../docs/engines.md";
-    coming_from: "../../docs/coming-from.md";
+    review: "../../docs/review.md";
     comparison: "../../docs/comparison.md";
     limits: "../../docs/limits.md";
 }
