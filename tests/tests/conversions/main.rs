@@ -1,5 +1,6 @@
 //! Code bases on tokio-postgres, converted function by function: a module for each shape of code.
 
+mod handlers;
 mod repository;
 mod run_tx;
 
