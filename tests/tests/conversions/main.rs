@@ -1,6 +1,7 @@
 //! Code bases on tokio-postgres, converted function by function: a module for each shape of code.
 
 mod handlers;
+mod issue_data;
 mod repository;
 mod run_tx;
 
