@@ -4,6 +4,7 @@ mod handlers;
 mod issue_data;
 mod repository;
 mod run_tx;
+mod statements;
 
 use deadpool_postgres::Pool;
 use retry_tests::Database;
