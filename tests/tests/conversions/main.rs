@@ -1,5 +1,7 @@
 //! Code bases on tokio-postgres, converted function by function: a module for each shape of code.
 
+mod generated;
+mod generated_client;
 mod handlers;
 mod issue_data;
 mod repository;
