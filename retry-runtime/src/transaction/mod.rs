@@ -110,21 +110,32 @@ impl<'a> Transaction<'a> {
     /// It is dropped without running if this attempt, or the savepoint that registered it, is rolled back, if the outcome
     /// of the commit is unknown, or if the caller drops the call.
     ///
+    /// `work` outlives the body, so it cannot borrow. It cannot take a parameter of the function either, because the next
+    /// attempt needs it. Clone what `work` uses, and move the clones into it:
+    ///
     /// ```
     /// use retry_runtime::{Error, Transaction, transactional};
+    /// # #[derive(Clone)]
+    /// # struct Mailer;
+    /// # impl Mailer {
+    /// #     async fn welcome(&self, _address: &str) {}
+    /// # }
     ///
     /// #[transactional]
-    /// async fn register(tx: &mut Transaction<'_>, address: &str) -> Result<(), Error> {
+    /// async fn register(tx: &mut Transaction<'_>, mailer: &Mailer, address: String) -> Result<(), Error> {
     ///     tx.execute("INSERT INTO users (address) VALUES ($1)", &[&address]).await?;
-    ///     let address = address.to_owned();
-    ///     tx.on_commit(async move { println!("welcome, {address}") });
+    ///     let (mailer, address) = (mailer.clone(), address.clone());
+    ///     tx.on_commit(async move { mailer.welcome(&address).await });
     ///     Ok(())
     /// }
     /// ```
     ///
     /// # Panics
     /// A panic of `work` reaches the caller, after the other hooks have run. The transaction stays committed.
-    pub fn on_commit(&self, work: impl Future<Output = ()> + Send + 'static) {
+    pub fn on_commit(
+        &self,
+        work: impl Future<Output = ()> + Send + 'static, // clone what it uses, and move the clones into it
+    ) {
         self.context.status.with_hooks(|hooks| hooks.add(When::Committed, work));
     }
 
@@ -154,7 +165,10 @@ impl<'a> Transaction<'a> {
     ///
     /// # Panics
     /// As for [`on_commit`](Self::on_commit).
-    pub fn on_rollback(&self, work: impl Future<Output = ()> + Send + 'static) {
+    pub fn on_rollback(
+        &self,
+        work: impl Future<Output = ()> + Send + 'static, // clone what it uses, and move the clones into it
+    ) {
         self.context.status.with_hooks(|hooks| hooks.add(When::RolledBack, work));
     }
 }
