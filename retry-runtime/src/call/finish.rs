@@ -219,7 +219,7 @@ impl Transaction<'_> {
         let status = self.context.status;
         let failure = driver::failure_of(&error);
         if failure.is_symptom() {
-            status.record_aborted(failure);
+            status.record(failure);
             self.abort().await
         } else if !is_of_commit && failure.is_no_transaction() {
             status.set_in_transaction(false);

@@ -9,6 +9,7 @@ pub(crate) mod hooks;
 mod queries;
 pub(crate) mod savepoint;
 pub(crate) mod scoped;
+mod seen;
 pub(crate) mod status;
 mod stream;
 mod watch;

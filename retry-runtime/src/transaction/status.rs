@@ -10,6 +10,7 @@ use crate::classify::Failure;
 use crate::driver::{self, DriverError, Reply, Row};
 use crate::transaction::begin_reply::BeginReply;
 use crate::transaction::hooks::Hooks;
+use crate::transaction::seen::{Recorded, Seen};
 
 /// Shared by an attempt's transaction and its savepoints.
 #[derive(Debug, Default)]
@@ -46,26 +47,12 @@ enum Suspect {
     RawClient,
 }
 
-/// What is known of failures.
-#[derive(Clone, Debug, Default)]
-struct Seen {
-    failure: Option<Recorded>,
-    /// The first statement whose reply was not waited for.
-    unanswered: Option<u32>,
-}
-
 /// What a rollback to a savepoint restores.
 #[derive(Debug)]
 pub(crate) struct SavepointMark {
     seen: Seen,
     /// How many hooks there were.
     hooks: usize,
-}
-
-#[derive(Clone, Debug)]
-struct Recorded {
-    statement: u32,
-    failure: Failure,
 }
 
 impl AttemptStatus {
@@ -102,7 +89,9 @@ impl AttemptStatus {
 
     /// Records a failure found outside of the watched statements.
     pub(crate) fn record(&self, failure: Failure) {
-        self.lock().record(failure);
+        let mut status = self.lock();
+        let statement = status.sent;
+        status.record(statement, failure);
     }
 
     /// The failure that decides: the first, unless a later one was a conflict, or the first was only a symptom.
@@ -114,16 +103,6 @@ impl AttemptStatus {
     /// statement is the cause.
     pub(crate) fn cause_unseen(&self) -> bool {
         self.lock().seen.cause_unseen()
-    }
-
-    /// Records the symptom that the probe before COMMIT has found. If the body has used the driver's client, one of its
-    /// statements had failed unseen.
-    pub(crate) fn record_aborted(&self, symptom: Failure) {
-        let mut status = self.lock();
-        if status.suspect == Some(Suspect::RawClient) {
-            status.seen.leave_unanswered(0);
-        }
-        status.record(symptom);
     }
 
     /// What to restore with [`AttemptStatus::roll_back_to`].
@@ -221,8 +200,12 @@ impl Status {
         self.open == 0 && self.unproven_since.is_none() && self.suspect.is_none() && self.seen.failure.is_none()
     }
 
-    fn record(&mut self, failure: Failure) {
-        self.seen.record(Recorded { statement: self.sent, failure });
+    /// If the body has used the driver's client, a symptom means that one of its statements had failed unseen.
+    fn record(&mut self, statement: u32, failure: Failure) {
+        if failure.is_symptom() && self.suspect == Some(Suspect::RawClient) {
+            self.seen.leave_unanswered(0);
+        }
+        self.seen.record(Recorded { statement, failure });
     }
 
     /// A failure may have gone unseen.
@@ -248,31 +231,6 @@ impl Status {
             self.seen = mark.seen;
         }
         undone
-    }
-}
-
-impl Seen {
-    fn cause_unseen(&self) -> bool {
-        match (&self.failure, self.unanswered) {
-            (Some(recorded), Some(unanswered)) => recorded.failure.is_symptom() && unanswered <= recorded.statement,
-            _ => false,
-        }
-    }
-
-    fn leave_unanswered(&mut self, statement: u32) {
-        let first = self.unanswered.map_or(statement, |first| first.min(statement));
-        self.unanswered = Some(first);
-    }
-
-    fn record(&mut self, new: Recorded) {
-        let replaces = match &self.failure {
-            None => true,
-            Some(old) if old.failure.class.is_conflict() => false,
-            Some(old) => new.failure.class.is_conflict() || (old.failure.is_symptom() && !new.failure.is_symptom()),
-        };
-        if replaces {
-            self.failure = Some(new);
-        }
     }
 }
 
@@ -318,7 +276,7 @@ impl StatementGuard<'_> {
             if self.blind_spots.types && failure.is_symptom() {
                 status.seen.leave_unanswered(self.statement);
             }
-            status.seen.record(Recorded { statement: self.statement, failure });
+            status.record(self.statement, failure);
         }
     }
 
@@ -373,8 +331,11 @@ impl Drop for StatementGuard<'_> {
 
 #[cfg(test)]
 mod tests {
+    use std::fmt;
+    use std::sync::Arc;
+
     use super::*;
-    use crate::classify::Class;
+    use crate::classify::{Class, Report, Severity};
 
     fn conflict() -> Failure {
         Failure::of_statement(Class::Deadlock)
@@ -382,6 +343,12 @@ mod tests {
 
     fn other() -> Failure {
         Failure::of_statement(Class::Fatal)
+    }
+
+    fn symptom() -> Failure {
+        let (severity, code, message) = (Severity::Error, "25P02".into(), "".into());
+        let error = Arc::new(fmt::Error);
+        Failure::reported(Report { severity, is_severity_exact: true, code, message, routine: None, error })
     }
 
     fn class(status: &AttemptStatus) -> Option<Class> {
@@ -429,6 +396,25 @@ mod tests {
         status.record(conflict());
         status.record(Failure::of_statement(Class::Serialization));
         assert_eq!(class(&status), Some(Class::Deadlock));
+    }
+
+    #[test]
+    fn the_cause_of_a_symptom_is_unseen_if_a_statement_before_it_has_no_reply() {
+        let status = AttemptStatus::default();
+        status.send(BlindSpots::default()).prepared(false);
+        status.lock().record(0, symptom());
+        drop(status.send(BlindSpots::default()));
+        assert!(!status.cause_unseen(), "it came before that statement");
+        let status = AttemptStatus::default();
+        drop(status.send(BlindSpots::default()));
+        status.record(symptom());
+        assert!(status.cause_unseen());
+        status.record(other());
+        assert!(!status.cause_unseen(), "it was seen later");
+        let status = AttemptStatus::default();
+        status.use_raw_client();
+        status.record(symptom());
+        assert!(status.cause_unseen(), "the driver's client is not watched");
     }
 
     #[test]
