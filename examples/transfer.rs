@@ -2,6 +2,15 @@
 //!
 //! Run it with `cargo run -p retry-examples --example transfer`. It creates a database and drops it, on the server that
 //! `DATABASE_URL` names or on a throwaway server. `transfer_expanded.rs` shows the code that the attribute generates.
+//!
+//! Prints:
+//!
+//! ```text
+//! 500 cents moved from account 1 to account 2
+//! 501 cents more: insufficient funds
+//! account 1: 500 cents
+//! account 2: 500 cents
+//! ```
 
 use retry_runtime::{Transaction, transactional};
 use retry_tests::Database;
