@@ -27,7 +27,9 @@ examples! {
     loyalty,
     optimistic,
     outbox,
+    report,
     serializable_counter,
+    timeouts,
     transfer,
     upsert,
 }
