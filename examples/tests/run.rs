@@ -22,6 +22,7 @@ macro_rules! examples {
 }
 
 examples! {
+    deadlock,
     job_queue,
     loyalty,
     optimistic,

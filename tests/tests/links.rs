@@ -31,7 +31,7 @@ fn definitions(page: &str) -> impl Iterator<Item = (&str, &str)> {
 #[test]
 fn every_link_to_a_file_leads_to_one() {
     let mut checked = 0;
-    for page in pages(&[".", "docs", "retry-runtime", "retry-runtime/docs", "retry-macros"]) {
+    for page in pages(&[".", "docs", "retry-runtime", "retry-runtime/docs", "retry-macros", "examples"]) {
         let text = fs::read_to_string(&page).unwrap();
         for target in targets(&text).into_iter().filter(|target| !target.starts_with("https://")) {
             let file = page.parent().unwrap().join(target);
