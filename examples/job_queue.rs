@@ -1,8 +1,9 @@
-//! A job queue in a table: several workers claim jobs with `FOR UPDATE SKIP LOCKED`, and do each exactly once.
+//! A job queue in a table: several workers claim jobs with `FOR UPDATE SKIP LOCKED`, and no two complete the same job.
 //!
-//! A worker claims a job in one transaction, works with no transaction open, and writes the result in another. The `attempt`
-//! of a job tells claims apart: a worker that was thought dead cannot complete a job that another has claimed since. A job
-//! that fails goes back to the queue until its attempts are used up.
+//! A worker claims a job in one transaction, works with no transaction open, and writes the result in another. If it
+//! crashes, another worker claims the job after five minutes. The `attempt` of a job tells claims apart: if the first
+//! worker was only slow, it can no longer complete the job. A job that fails goes back to the queue until its attempts
+//! are used up.
 //!
 //! Prints:
 //!

@@ -1,8 +1,9 @@
 //! An order with two optional steps: loyalty points and a coupon. If one of them fails, the order stands without it.
 //!
-//! A failed statement aborts the whole transaction, so each optional step runs in a savepoint. `add_points` is a nested call:
-//! with `&mut *tx` it becomes a savepoint. The coupon is a savepoint that the body begins itself, with `tx.transaction()`.
-//! Only the step is rolled back. A conflict in a step is different: it ends the attempt, and the whole order is retried.
+//! A failed statement aborts the whole transaction, so each optional step runs in a savepoint. `add_points` is a nested
+//! call: with `&mut *tx` it becomes a savepoint. The coupon is a savepoint that the body begins itself, with
+//! `tx.transaction()`. Only the step is rolled back. A conflict in a step is different: it ends the attempt, and the
+//! whole order is retried.
 //!
 //! Prints:
 //!

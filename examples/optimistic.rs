@@ -1,8 +1,9 @@
 //! Optimistic locking: a version column finds out that a row has changed since it was read.
 //!
-//! `deposit` reads, computes and writes in one call. If the version has changed, reading again is right: `retry_if` names
-//! the function's own error `StaleVersion`, and the call is retried on `deadlock_retries`. `rename` gets the version that a
-//! user saw on a page. A retry could not help, so it has no `retry_if`, and the caller shows the page again.
+//! `deposit` reads, computes and writes in one call. If the version has changed, reading again is right: `retry_if`
+//! names the function's own error `StaleVersion`, and the call is retried on `deadlock_retries`. `rename` gets the
+//! version that a user saw on a page. A retry could not help, so it has no `retry_if`, and the caller shows the page
+//! again.
 //!
 //! Prints (… is a number that varies):
 //!

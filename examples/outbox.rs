@@ -1,9 +1,10 @@
 //! A transactional outbox: one mail for each order that commits, and none for an attempt that is rolled back.
 //!
 //! A body that sends a mail itself sends it again in every attempt. So `place_order` only writes the mail to the table
-//! `outbox`, in the transaction of the order. `on_commit` then wakes a dispatcher, which claims mails with `SKIP LOCKED`,
-//! sends them with no transaction open, and deletes them. It looks for old mails when it starts, because a process can end
-//! between the commit and the hook. If it ends between sending and deleting, that mail is sent again: give mails an id.
+//! `outbox`, in the transaction of the order. `on_commit` then wakes a dispatcher, which claims mails, sends them with no
+//! transaction open, and deletes them. A dispatcher also looks for old mails when it starts, because a process can end
+//! between the commit and the hook. If it ends between sending and deleting, the mail is sent again: give each mail an
+//! id, so that the receiver can tell.
 //!
 //! Prints (… is a number that varies):
 //!

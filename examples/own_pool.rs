@@ -1,8 +1,9 @@
 //! A connection pool of your own: `Pool` and `Session` for a pool that the runtime does not know.
 //!
-//! `Pool::get` lends a session, and says the class of its own failures: a timeout is `Class::Capacity`, which is retried. A
-//! session that is dropped goes back to the pool. A session that the runtime discards is closed instead, because its connection
-//! is broken or may still be in a transaction. The example terminates a connection in the first attempt of a call.
+//! `Pool::get` lends a session, and says the class of its own failures: a timeout is `Class::Capacity`, which is
+//! retried. A session that is dropped goes back to the pool. A session that the runtime discards is closed instead,
+//! because its connection is broken or may still be in a transaction. The example terminates a connection in the first
+//! attempt of a call.
 //!
 //! Prints:
 //!

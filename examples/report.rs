@@ -1,9 +1,10 @@
 //! A report that reads several tables, while other transactions change them: all of its numbers belong to one moment.
 //!
-//! On the primary, `isolation = "serializable", read_only, deferrable` waits for a snapshot with which no conflict is possible:
-//! the report then neither fails nor makes another transaction fail. A standby refuses serializable transactions, even if they
-//! only read (SQLSTATE 0A000). There, `isolation = "repeatable read", read_only` reads one snapshot, and the call retries if the
-//! standby cancels it to apply a change. It always starts two servers of its own, a primary and a standby.
+//! On the primary, `isolation = "serializable", read_only, deferrable` waits for a snapshot with which no conflict is
+//! possible: the report then neither fails nor makes another transaction fail. A standby refuses serializable
+//! transactions, even if they only read (SQLSTATE 0A000). There, `isolation = "repeatable read", read_only` reads one
+//! snapshot, and the call retries if the standby cancels it to apply a change. The example always starts two servers of
+//! its own.
 //!
 //! Prints:
 //!

@@ -1,8 +1,8 @@
 //! Repositories: methods that run in a transaction of their own, and in the transaction of a larger operation.
 //!
-//! With `source = &self.pool`, callers pass no source. `within = NAME` adds a twin that takes one, so `Shop::buy` runs methods
-//! of two repositories in one transaction. The twin is a nested call: only `buy` begins, commits and retries. Without the twin,
-//! the call would run in a second transaction beside the first: the runtime refuses that.
+//! With `source = &self.pool`, callers pass no source. `within = NAME` adds a twin that takes one, so `Shop::buy` runs
+//! methods of two repositories in one transaction. The twin is a nested call: only `buy` begins, commits and retries.
+//! Without the twin, the call would run in a second transaction beside the first: the runtime refuses that.
 //!
 //! Prints:
 //!

@@ -1,10 +1,9 @@
-//! Many tasks read a counter, add 1 and write the result. None of the increments may get lost.
+//! Many tasks read a counter, add 1 and write the result. Every increment must count.
 //!
-//! With `isolation = "serializable"`, the server refuses to commit an increment that has read an old value. It reports a
-//! serialization failure (SQLSTATE 40001), and the call retries. Every call here wants the same row, so the budget is large.
-//!
-//! For a plain counter, `SET value = value + 1` is shorter and never conflicts. Read first if the new value depends on a
-//! decision in your code.
+//! At `SERIALIZABLE`, only one of the transactions that have read the same value can write the next one. The server
+//! aborts the others with a serialization failure (SQLSTATE 40001), and their calls are retried. Here all calls want
+//! the same row, so the budget is large. For a plain counter, `SET value = value + 1` is shorter and needs no retries;
+//! read first if your code decides what to write.
 //!
 //! Prints (… is a number that varies):
 //!

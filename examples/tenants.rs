@@ -1,8 +1,8 @@
 //! Row-level security: the rows of several tenants in one table, on pooled connections that all tenants share.
 //!
-//! `enter` takes on a role with fewer rights and names the tenant, both until the transaction ends. Then the connection forgets
-//! them, so its next borrower never acts as this tenant. The body calls `enter`, so every attempt does. The policy applies to
-//! every statement: a query that forgets its `WHERE` still sees the rows of one tenant only.
+//! `enter` takes on a role with fewer rights and names the tenant, both until the transaction ends. Then the connection
+//! forgets them, so its next borrower never acts as this tenant. The body calls `enter`, so every attempt does. The
+//! policy applies to every statement: a query that forgets its `WHERE` still sees the rows of one tenant only.
 //!
 //! Prints:
 //!
@@ -12,7 +12,7 @@
 //! globex reads 40 notes, all its own
 //! acme writes a note for globex: 42501
 //! without a tenant: 0 notes
-//! after the transactions: login role true, tenant ''
+//! after the transactions: the login role, tenant ''
 //! ```
 
 use retry_runtime::{Error, Transaction, transactional};
@@ -74,9 +74,10 @@ async fn main() -> Result<(), Error> {
     println!("without a tenant: {} notes", read(&pool, "").await?.len());
 
     let client = pool.get().await.expect("a connection is free");
-    let sql = "SELECT current_user = session_user, coalesce(current_setting('app.tenant', true), '')";
+    let sql = "SELECT CASE current_user WHEN session_user THEN 'the login role' ELSE current_user END,
+                      coalesce(current_setting('app.tenant', true), '')";
     let row = client.query_one(sql, &[]).await?;
-    println!("after the transactions: login role {}, tenant '{}'", row.get::<_, bool>(0), row.get::<_, &str>(1));
+    println!("after the transactions: {}, tenant '{}'", row.get::<_, &str>(0), row.get::<_, &str>(1));
 
     // A role belongs to the whole server. Everything else goes with the database.
     database.setup("DROP OWNED BY notes_app; DROP ROLE notes_app").await;

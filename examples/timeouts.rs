@@ -1,9 +1,9 @@
 //! The time limits of a call: what each of them limits, and how a caller tells them apart.
 //!
-//! `statement_timeout` and `lock_timeout` are limits of the server. A statement that takes too long (SQLSTATE 57014) would
-//! take as long again, so it is not retried. A lock that is not free in time (55P03) is a conflict, and is retried. `deadline`
-//! limits the whole call: its attempts, its delays and the wait for a connection. `with_deadline` limits all calls in a future.
-//! After each of them the connection can be used again.
+//! `statement_timeout` and `lock_timeout` are limits of the server. A statement that takes too long (SQLSTATE 57014)
+//! would take as long again, so it is not retried. A lock that is not free in time (55P03) is a conflict, and is
+//! retried. `deadline` limits the whole call: its attempts, its delays and the wait for a connection. `with_deadline`
+//! limits all calls in a future. After each of them, the pool lends a usable connection.
 //!
 //! Prints:
 //!
@@ -37,7 +37,7 @@ async fn impatient(tx: &mut Transaction<'_>, attempts: &AtomicU32) -> Result<u64
     Ok(tx.execute(UPDATE, &[]).await?)
 }
 
-#[transactional(deadline = "500ms")]
+#[transactional(deadline = "1s")]
 async fn limited(tx: &mut Transaction<'_>, attempts: &AtomicU32) -> Result<u64, Error> {
     attempts.store(tx.attempt(), Ordering::Relaxed);
     Ok(tx.execute(UPDATE, &[]).await?)

@@ -1,8 +1,8 @@
 //! Insert a row, or update it if its key exists already.
 //!
-//! `ON CONFLICT` does it in one statement: prefer it. If the two cases need different work, insert in a savepoint. After a
-//! unique violation (SQLSTATE 23505) roll back to the savepoint, then update. Without the savepoint, the server refuses the
-//! update (25P02), and the call returns the unique violation as the cause.
+//! `ON CONFLICT` does it in one statement: prefer it. If the two cases need different work, insert in a savepoint.
+//! After a unique violation (SQLSTATE 23505) roll back to the savepoint, then update. Without the savepoint, the server
+//! refuses the update (25P02), and the call returns the unique violation as the cause.
 //!
 //! Prints:
 //!

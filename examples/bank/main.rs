@@ -106,7 +106,7 @@ async fn run_and_report(
     }
     let passed = runs.is_empty() || report::print(&runs);
     if passed && !interrupted && result.is_ok() {
-        println!("\nNext: examples/README.md, a program for each common problem; README.md, the options.");
+        println!("\nNext: examples/README.md, a program for each problem; README.md, the options.");
     }
     result.map(|()| passed)
 }

@@ -5,7 +5,7 @@
 use std::path::Path;
 use std::process::Command;
 use std::time::SystemTime;
-use std::{env, fs};
+use std::{env, fs, iter};
 
 /// One test for each example.
 macro_rules! examples {
@@ -99,12 +99,11 @@ fn promise(name: &str) -> String {
 
 /// What was printed, with … in place of each number that the documentation says varies. The number must not be 0.
 fn without_numbers(printed: &str, promised: &str) -> String {
-    let words = |text: &str| text.split(' ').map(str::to_owned).collect::<Vec<_>>();
-    let (mut printed, promised) = (words(printed), words(promised));
-    for (word, promised) in printed.iter_mut().zip(promised) {
-        if promised == "…" && word.parse::<u32>().is_ok_and(|number| number > 0) {
-            *word = promised;
-        }
-    }
-    printed.join(" ")
+    let promised = promised.split_inclusive([' ', '\n']).chain(iter::repeat(""));
+    let words = printed.split_inclusive([' ', '\n']).zip(promised);
+    let without_number = words.map(|(word, promised)| {
+        let is_number = word.trim_end().parse::<u32>().is_ok_and(|number| number > 0);
+        if is_number && promised.trim_end() == "…" { promised } else { word }
+    });
+    without_number.collect()
 }

@@ -1,8 +1,9 @@
 //! A web service with axum: a pool, a deadline for each request, an HTTP status for each error, and graceful shutdown.
 //!
-//! `service.rs` has the service. A middleware wraps each request in `with_deadline`, and the error type decides the status: 422
-//! if the client is at fault, 503 if it may try again, 504 after the deadline. `main` sends requests from 8 concurrent clients,
-//! then stops the service during a request. That request is still answered; its deadline also limits how long the stop takes.
+//! `service.rs` has the service. A middleware wraps each request in `with_deadline`, and the error type decides the
+//! status: 422 if the client is at fault, 503 if it may try again, 504 after the deadline. `main` sends requests from 8
+//! concurrent clients, then stops the service during a request. That request is still answered; its deadline also
+//! limits how long the stop takes.
 //!
 //! Prints:
 //!
@@ -84,7 +85,7 @@ async fn main() -> Result<(), Box<dyn Error + Send + Sync>> {
     let (mut one, mut other) = (database.client().await, database.client().await);
     let first = one.transaction().await?;
     first.execute("SELECT FROM accounts WHERE id = 1 FOR UPDATE", &[]).await?;
-    println!("from a locked account: {}", http.transfer(1, 2, 500).await?);
+    println!("from a locked account: {}", http.transfer(1, 2, 1_000).await?);
 
     let third = other.transaction().await?;
     third.execute("SELECT FROM accounts WHERE id = 3 FOR UPDATE", &[]).await?;
