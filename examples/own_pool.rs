@@ -2,8 +2,7 @@
 //!
 //! `Pool::get` lends a session, and says the class of its own failures: a timeout is `Class::Capacity`, which is
 //! retried. A session that is dropped goes back to the pool. A session that the runtime discards is closed instead,
-//! because its connection is broken or may still be in a transaction. The example terminates a connection in the first
-//! attempt of a call.
+//! because its connection is broken or may still be in a transaction.
 //!
 //! Prints:
 //!
@@ -11,13 +10,13 @@
 //! 80 tasks made a deposit each, on 2 connections: 80 cents
 //! its connection was terminated: attempt 2 committed
 //! connections in the pool: 1
-//! while both sessions are lent: could not get a connection from the pool: all sessions are lent (class capacity)
+//! while both sessions are lent: class capacity, 3 attempts
 //! ```
 
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use retry_runtime::{BoxFuture, Error, Pool, PoolError, Session, Transaction, transactional};
+use retry_runtime::{BoxFuture, Error, History, Pool, PoolError, Session, Transaction, transactional};
 use retry_tests::Database;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::task::JoinSet;
@@ -109,13 +108,13 @@ async fn main() -> Result<(), Error> {
     tasks.join_all().await.into_iter().collect::<Result<Vec<u32>, Error>>()?;
     let connections = pool.idle.lock().expect("not poisoned").len();
     println!("80 tasks made a deposit each, on {connections} connections: {} cents", database.cents(1).await);
-
     println!("its connection was terminated: attempt {} committed", deposit(&pool, true).await?);
     println!("connections in the pool: {}", pool.idle.lock().expect("not poisoned").len());
 
     let busy = TinyPool::new(database.config(), Duration::from_millis(50));
-    let _lent = (busy.get().await?, busy.get().await?);
-    let error = deposit(&busy, false).await.expect_err("no session is free");
-    println!("while both sessions are lent: {error} (class {})", error.class());
+    let (_first, _second) = (busy.get().await?, busy.get().await?);
+    let error = deposit(&busy, false).await.expect_err("none is free");
+    let attempts = error.history().map_or(1, History::attempts);
+    println!("while both sessions are lent: class {}, {attempts} attempts", error.class());
     Ok(())
 }
