@@ -9,6 +9,7 @@
 //!   terminate, kill or wait for a session.
 //! - [`calls`]: drops a call after a number of polls, and counts the bodies that run at the same time.
 //! - [`events`]: captures the events that the runtime emits.
+//! - [`scripted`]: a server that follows a script, for engines that cannot be installed here. It records what it receives.
 //! - [`soak`]: many calls under random faults, each result checked against the database.
 
 // The harness panics to fail the test.
@@ -19,6 +20,7 @@ pub mod events;
 pub mod pgbouncer;
 pub mod proxy;
 pub mod rival;
+pub mod scripted;
 mod server;
 pub mod soak;
 pub mod standby;
