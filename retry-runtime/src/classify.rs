@@ -32,7 +32,8 @@ pub enum Class {
     Connection,
     /// The server or the pool has no free connection. Retried on `retries`.
     Capacity,
-    /// A write reached a server or a transaction that is read-only: 25006. Retried on `retries`, on another
+    /// A write reached a server or a transaction that is read-only: 25006. Or a hot standby refused `serializable`: 0A000,
+    /// raised by the function that checks it. Retried on `retries`, on another
     /// connection, unless the function is `read_only`. The call gives up if that connection is read-only because of its
     /// settings (`default_transaction_read_only`).
     ReadOnly,
@@ -139,14 +140,6 @@ impl Failure {
         Self { class, ends_session: false, report: None }
     }
 
-    /// The failure in reply to `BEGIN`: a hot standby refuses some options with 0A000.
-    pub(crate) fn at_begin(mut self) -> Self {
-        if self.class == Class::Fatal && self.has_code("0A000") {
-            self.class = Class::ReadOnly;
-        }
-        self
-    }
-
     /// The server's error, as the source of another error.
     pub(crate) fn to_source(&self) -> Option<Box<dyn StdError + Send + Sync>> {
         // Dereferenced: an `Arc` of an error is an error too.
@@ -245,6 +238,7 @@ fn class_of_error(report: &Report) -> Class {
         "53300" => Class::Capacity,
         "08P01" => class_of_protocol_violation(&report.message),
         "25006" => Class::ReadOnly,
+        "0A000" if is_refused_level(report.routine.as_deref()) => Class::ReadOnly,
         "26000" => Class::StalePlan,
         // The message may be translated; the name of the server's function is not.
         "0A000" if report.routine.as_deref() == Some("RevalidateCachedQuery") => Class::StalePlan,
@@ -253,6 +247,12 @@ fn class_of_error(report: &Report) -> Class {
         "XX000" if is_failed_worker(&report.message) => Class::Serialization,
         _ => Class::Fatal,
     }
+}
+
+/// How a hot standby refuses `serializable`: as the level of a transaction, or as the default of the session. The message
+/// may be translated, and other servers refuse whatever they lack with the same code.
+fn is_refused_level(routine: Option<&str>) -> bool {
+    matches!(routine, Some("call_enum_check_hook" | "GetSerializableTransactionSnapshot"))
 }
 
 /// How Citus reports a serialization failure in the COMMIT of a worker.
@@ -354,6 +354,8 @@ mod tests {
         let class = |code, message, routine| server(Severity::Error, code, message, routine).class;
         assert_eq!(class("55006", "", "CheckTableNotInUse"), Class::Fatal);
         assert_eq!(class("0A000", "", "RevalidateCachedQuery"), Class::StalePlan);
+        assert_eq!(class("0A000", "", "call_enum_check_hook"), Class::ReadOnly);
+        assert_eq!(class("0A000", "", "GetSerializableTransactionSnapshot"), Class::ReadOnly);
         assert_eq!(class("0A000", "cached plan must not change result type", ""), Class::StalePlan);
         let citus = "could not commit transaction for shard 102008 on at least one active node";
         assert_eq!(class("XX000", citus, ""), Class::Serialization);

@@ -318,3 +318,19 @@ async fn without_savepoints_a_call_fails_at_once_and_its_outcome_is_known() {
         assert_sent("a savepoint", &received, expected);
     }
 }
+
+/// Aurora DSQL has one isolation level, and no settings of these names. That a hot standby refuses `serializable` with the
+/// same SQLSTATE is tested on one.
+#[tokio::test]
+async fn an_option_that_the_server_lacks_is_refused_once() {
+    let server = Scripted::start().await;
+    let pool = pool(server.config(), 1);
+    server.always("BEGIN ISOLATION LEVEL SERIALIZABLE", error("0A000", "unsupported isolation level: SERIALIZABLE"));
+    server.always("SET LOCAL", error("0A000", "setting configuration parameter not supported"));
+    let errors = [(serializable(&pool).await, server.received()), (timeouts(&pool).await, server.received())];
+    for (result, received) in errors {
+        let error = result.unwrap_err();
+        assert_eq!(error.class(), Class::Fatal, "{error:?}");
+        assert_sent("0A000", &received, &["BEGIN …", "ROLLBACK"]);
+    }
+}

@@ -194,13 +194,28 @@ async fn a_setting_that_forbids_writes_is_final_on_the_second_connection() {
     assert_eq!((pool.status().size, pool.status().available), (1, 1), "the second connection is given back");
 }
 
-/// A standby cannot run a serializable transaction, even if it only reads.
+/// A standby cannot run a serializable transaction, even if it only reads. If the level is the session's default, the first
+/// statement fails.
 #[tokio::test]
 async fn a_serializable_report_is_retried_on_another_connection() {
-    let fixture = Fixture::new(Pair::shared()).await;
+    let mut fixture = Fixture::new(Pair::shared()).await;
     let pool = fixture.standby_first();
     assert_eq!(report(&pool).await.unwrap(), 2);
     assert_eq!(pool.discarded.load(Ordering::Relaxed), 1);
+
+    fixture.on_standby.options("-c default_transaction_isolation=serializable");
+    let pool = fixture.standby_first();
+    assert_eq!(read(&pool).await.unwrap(), 2);
+    assert_eq!(pool.discarded.load(Ordering::Relaxed), 1);
+
+    for (config, sql, routine) in [
+        (&fixture.pair.standby.config(), "BEGIN ISOLATION LEVEL SERIALIZABLE", "call_enum_check_hook"),
+        (&fixture.on_standby, "SELECT 1", "GetSerializableTransactionSnapshot"),
+    ] {
+        let error = connect(config).await.batch_execute(sql).await.unwrap_err();
+        assert_eq!(error.as_db_error().unwrap().routine(), Some(routine), "{error:?}");
+        assert_eq!(classify(&error), Some(Class::ReadOnly), "{error:?}");
+    }
 }
 
 #[transactional(read_only, base_delay = "250us", max_delay = "2ms")]

@@ -68,7 +68,7 @@ async fn reply_or_again(context: &TxContext<'_>, sql: &str) -> Result<(), Driver
 }
 
 async fn again(context: &TxContext<'_>, sql: &str, error: DriverError) -> Result<(), DriverError> {
-    let failure = driver::failure_of(&error).at_begin();
+    let failure = driver::failure_of(&error);
     if failure.is_open_transaction() && context.roll_back().await.is_ok() {
         context.id.emit(Event::RolledBackLeftOpen, Some(&failure));
         send(context, sql)?;
@@ -79,7 +79,7 @@ async fn again(context: &TxContext<'_>, sql: &str, error: DriverError) -> Result
 
 /// Rolls back after a failed BEGIN: if a `SET` or the identity query in its message failed, the transaction is open.
 async fn failed(context: &TxContext<'_>, error: DriverError) -> AttemptOutcome {
-    let failure = driver::failure_of(&error).at_begin();
+    let failure = driver::failure_of(&error);
     let error = if context.policy.asks_identity() && failure.is_unsupported() {
         Error::ResolveUnsupported(error.into())
     } else {
