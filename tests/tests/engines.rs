@@ -5,10 +5,10 @@
 use std::pin::pin;
 
 use futures_util::poll;
-use retry_runtime::{Class, Error, Transaction, transactional};
+use retry_runtime::{Class, Error, Transaction, install, transactional};
 use retry_tests::events::Events;
-use retry_tests::pool;
 use retry_tests::scripted::{Reply, Scripted, error};
+use retry_tests::{connect, pool};
 use tokio::sync::Notify;
 
 const BODY: &str = "UPDATE accounts SET cents = 0";
@@ -333,4 +333,16 @@ async fn an_option_that_the_server_lacks_is_refused_once() {
         assert_eq!(error.class(), Class::Fatal, "{error:?}");
         assert_sent("0A000", &received, &["BEGIN …", "ROLLBACK"]);
     }
+}
+
+/// Aurora DSQL refuses two such statements in one transaction.
+#[tokio::test]
+async fn install_creates_one_thing_per_message() {
+    let server = Scripted::start().await;
+    server.always("SELECT pg_catalog.to_regnamespace", Reply::Done("SELECT 0"));
+    install(&connect(server.config()).await).await.unwrap();
+    let received: Vec<String> = server.received().iter().map(|message| message.trim().to_owned()).collect();
+    let schema = "CREATE SCHEMA IF NOT EXISTS transactional;";
+    let table = "CREATE TABLE IF NOT EXISTS transactional.commits (…";
+    assert_sent("install", &received, &["SELECT pg_catalog.to_regnamespace(…", schema, table]);
 }

@@ -3,6 +3,7 @@
 
 use futures_util::future::{join_all, try_join_all};
 use retry_runtime::{Class, Error, INSTALL_SQL, Transaction, classify, install, transactional};
+use retry_tests::calls::dropped_after;
 use retry_tests::{Database, connect};
 use tokio_postgres::Config;
 
@@ -45,6 +46,24 @@ async fn concurrent_installs_succeed() {
     }
     db.setup(INSTALL_SQL).await;
     assert!(db.value::<i64>("SELECT count(*) FROM transactional.commits").await > 0, "running it again keeps the rows");
+}
+
+/// A call that was dropped half-way leaves the schema without the table.
+#[tokio::test]
+async fn install_can_be_dropped_at_any_await() {
+    let db = database().await;
+    let mut polls = 0;
+    loop {
+        db.setup("DROP SCHEMA IF EXISTS transactional CASCADE").await;
+        let is_done = dropped_after(install(&db.client().await), polls).await;
+        install(&db.client().await).await.unwrap();
+        assert_eq!(by_token(&db.pool(1)).await.unwrap(), 1, "after {polls} polls");
+        if is_done {
+            break;
+        }
+        polls += 1;
+    }
+    assert!(polls > 2, "each statement has been interrupted");
 }
 
 #[tokio::test]

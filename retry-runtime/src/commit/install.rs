@@ -43,21 +43,28 @@ CREATE TABLE IF NOT EXISTS transactional.commits (
 /// Those of the database: a missing privilege, for example.
 ///
 /// # Cancel safety
-/// The future may be dropped at any time. Then everything is created, or nothing.
+/// The future may be dropped at any time. The next call creates what is missing.
 pub async fn install(client: &Client) -> Result<(), DriverError> {
-    // Even with `IF NOT EXISTS`, the server asks for the privilege to create.
-    let sql = match find(client).await? {
-        Found::Table => return Ok(()),
-        Found::Schema => INSTALL_SQL.split_once(';').map_or(INSTALL_SQL, |(_, table)| table),
-        Found::Nothing => INSTALL_SQL,
-    };
+    let found = find(client).await?;
+    // One message each, because Aurora DSQL refuses two of them in one transaction.
+    for (sql, created) in INSTALL_SQL.split_inclusive(';').zip([Found::Schema, Found::Table]) {
+        // Even with `IF NOT EXISTS`, the server asks for the privilege to create.
+        if found < created {
+            create(client, sql, created).await?;
+        }
+    }
+    Ok(())
+}
+
+async fn create(client: &Client, sql: &str, created: Found) -> Result<(), DriverError> {
     match driver::run(client, sql).await {
         // `IF NOT EXISTS` does not see what another session is creating at the same time, and then fails.
-        Err(error) if !matches!(find(client).await, Ok(Found::Table)) => Err(error),
+        Err(error) if !find(client).await.is_ok_and(|found| found >= created) => Err(error),
         _ => Ok(()),
     }
 }
 
+#[derive(PartialEq, PartialOrd)]
 enum Found {
     Nothing,
     Schema,
