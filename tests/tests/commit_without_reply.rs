@@ -9,7 +9,7 @@ use deadpool_postgres::Pool;
 use retry_runtime::{Class, CommitOutcome, Error, Identity, Reconnect, Transaction, classify, install, transactional};
 use retry_tests::events::Events;
 use retry_tests::proxy::{Cut, Fault, Proxy};
-use retry_tests::rival::{kill, pid};
+use retry_tests::rival::{kill, pid, wait_until};
 use retry_tests::{Database, Server, connect, pool, reconnect};
 use tokio_postgres::{Config, NoTls};
 
@@ -239,6 +239,34 @@ async fn on_a_client_the_caller_resolves_the_returned_identity() {
         let by_token: Identity = by_token.to_string().parse().expect("an identity can be stored as its text");
         for _ in 0..2 {
             assert_eq!(by_token.resolve(&other).await.unwrap(), outcome, "a second look-up has the same result");
+        }
+    }
+}
+
+/// The look-up does not choose an isolation level: the session's default applies.
+#[tokio::test]
+async fn the_look_up_of_a_token_waits_for_its_transaction_at_every_level() {
+    let (db, proxy) = setup().await;
+    let (holder, observer) = (db.client().await, db.client().await);
+    for level in ["read committed", "repeatable read", "serializable"] {
+        for (end, outcome) in [("COMMIT", CommitOutcome::Committed), ("ROLLBACK", CommitOutcome::RolledBack)] {
+            let mut client = connect(proxy.config()).await;
+            proxy.arm(COMMIT_IS_CUT);
+            let identity = identity(by_token(&mut client, 1).await.unwrap_err());
+            let token = identity.token().unwrap();
+            let insert = format!("BEGIN; INSERT INTO transactional.commits (token) VALUES ('{token}')");
+            holder.batch_execute(&insert).await.unwrap();
+
+            let asker = db.client().await;
+            asker.batch_execute(&format!("SET default_transaction_isolation = '{level}'")).await.unwrap();
+            let asker_pid = pid(&asker).await;
+            let end_it = async {
+                wait_until(&observer, "wait_event_type = 'Lock'", asker_pid).await;
+                holder.batch_execute(end).await.unwrap();
+            };
+            let (found, ()) = tokio::join!(identity.resolve(&asker), end_it);
+            assert_eq!(found.unwrap(), outcome, "{end} at {level}");
+            assert_eq!(db.open_transactions().await, 0, "{end} at {level}");
         }
     }
 }

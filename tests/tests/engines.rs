@@ -5,7 +5,7 @@
 use std::pin::pin;
 
 use futures_util::poll;
-use retry_runtime::{Class, Error, Transaction, install, transactional};
+use retry_runtime::{Class, CommitOutcome, Error, Transaction, install, transactional};
 use retry_tests::events::Events;
 use retry_tests::scripted::{Reply, Scripted, error};
 use retry_tests::{connect, pool};
@@ -345,4 +345,22 @@ async fn install_creates_one_thing_per_message() {
     let schema = "CREATE SCHEMA IF NOT EXISTS transactional;";
     let table = "CREATE TABLE IF NOT EXISTS transactional.commits (…";
     assert_sent("install", &received, &["SELECT pg_catalog.to_regnamespace(…", schema, table]);
+}
+
+/// Aurora DSQL has one isolation level, and finds conflicts at `COMMIT`.
+#[tokio::test]
+async fn the_look_up_of_a_token_names_no_level_and_is_repeated_after_conflicts() {
+    let server = Scripted::start().await;
+    let claim = "BEGIN; INSERT INTO transactional.commits (token, committed) VALUES (…";
+    let ask = "SELECT committed FROM transactional.commits WHERE token OPERATOR(pg_catalog.=) '…";
+    for (found, outcome) in [(&["t"], CommitOutcome::Committed), (&["f"], CommitOutcome::RolledBack)] {
+        server.once("COMMIT", Reply::Close);
+        let unknown = by_token(&mut connect(server.config()).await).await.unwrap_err();
+        let Error::CommitUnknown { identity: Some(identity), .. } = unknown else { panic!("{unknown:?}") };
+        drop(server.received());
+        server.once("COMMIT", error("40001", OC000));
+        server.once("SELECT committed", Reply::Row(found));
+        assert_eq!(identity.resolve(&connect(server.config()).await).await.unwrap(), outcome);
+        assert_sent(found[0], &server.received(), &[claim, "ROLLBACK", claim, ask]);
+    }
 }

@@ -100,23 +100,29 @@ async fn ask(identity: &Identity, client: &Client) -> Result<Option<CommitOutcom
 
 /// Claims the token unless the transaction has written it. The first insert decides: the claim waits for a transaction
 /// that has inserted the token and is still in progress, and a transaction that inserts later fails.
+///
+/// No isolation level is named, because Aurora DSQL refuses all but one. The second message has its own snapshot, so it
+/// sees what the claim has waited for.
 async fn claim(token: Token, client: &Client) -> Result<CommitOutcome, DriverError> {
-    let sql = format!(
-        "BEGIN ISOLATION LEVEL READ COMMITTED; \
-         INSERT INTO transactional.commits (token, committed) VALUES ('{token}', false) ON CONFLICT DO NOTHING; \
-         SELECT committed FROM transactional.commits WHERE token OPERATOR(pg_catalog.=) '{token}'; COMMIT"
+    let insert = format!(
+        "BEGIN; INSERT INTO transactional.commits (token, committed) VALUES ('{token}', false) ON CONFLICT DO NOTHING; \
+         COMMIT"
     );
-    match driver::ask(client, &sql).await {
-        Ok(row) => Ok(match row.as_ref().and_then(|row| row.get(0)) {
-            Some("t" | "true") => CommitOutcome::Committed,
-            Some(_) => CommitOutcome::RolledBack,
-            None => CommitOutcome::Unknown,
-        }),
-        Err(error) => {
-            driver::run(client, "ROLLBACK").await?;
-            Err(error)
+    while let Err(error) = driver::run(client, &insert).await {
+        driver::run(client, "ROLLBACK").await?;
+        // Above `read committed`, the claim fails if what it waits for commits.
+        if driver::failure_of(&error).class != Class::Serialization {
+            return Err(error);
         }
+        sleep(POLL_INTERVAL).await;
     }
+    let select = format!("SELECT committed FROM transactional.commits WHERE token OPERATOR(pg_catalog.=) '{token}'");
+    let row = driver::ask(client, &select).await?;
+    Ok(match row.as_ref().and_then(|row| row.get(0)) {
+        Some("t" | "true") => CommitOutcome::Committed,
+        Some(_) => CommitOutcome::RolledBack,
+        None => CommitOutcome::Unknown,
+    })
 }
 
 async fn look_until_ended(transaction: &Transaction, client: &Client) -> Result<Option<CommitOutcome>, DriverError> {
