@@ -1,5 +1,5 @@
-//! Other engines, as their documentation describes them: what is sent, and what their errors mean. A scripted server
-//! replies with their errors. That the engines reply so, these tests cannot show.
+//! Other engines, as their documentation describes them: what is sent, and which errors are retried. A scripted server
+//! replies with these errors. The tests do not show that the engines do the same.
 #![allow(missing_docs)]
 
 use std::pin::pin;
@@ -132,6 +132,21 @@ async fn each_function_sends_what_the_guide_lists_and_nothing_else() {
     sends!(resolved(&pool), [begin, BODY, "COMMIT"]).unwrap();
     let commit = "INSERT INTO transactional.commits (token) VALUES ('…";
     sends!(by_token(&pool), [BEGIN, BODY, commit]).unwrap();
+
+    server.once("SHOW", Reply::Row(&["serializable"]));
+    let mut client = connect(server.config()).await;
+    let mut tx = client.transaction().await.unwrap();
+    let _ = server.received();
+    sends!(serializable(&mut tx), ["SHOW transaction_isolation", savepoint, BODY, release]).unwrap();
+    tx.rollback().await.unwrap();
+    let _ = server.received();
+
+    for _ in 0..2 {
+        server.once(BODY, error("25006", "cannot execute UPDATE in a read-only transaction"));
+    }
+    let refused = [BEGIN, BODY, "ROLLBACK", BEGIN, BODY, "ROLLBACK", "SHOW default_transaction_read_only"];
+    server.once("SHOW", Reply::Row(&["on"]));
+    sends!(plain(&pool), refused).unwrap_err();
 
     // A dropped call. The next request waits until the session is clean.
     server.always("SELECT pg_catalog.now()", Reply::Row(&["t"]));
@@ -319,8 +334,8 @@ async fn without_savepoints_a_call_fails_at_once_and_its_outcome_is_known() {
     }
 }
 
-/// Aurora DSQL has one isolation level, and no settings of these names. That a hot standby refuses `serializable` with the
-/// same SQLSTATE is tested on one.
+/// Aurora DSQL has one isolation level, and not all settings. A hot standby refuses `serializable` with the same SQLSTATE:
+/// see `standby.rs`.
 #[tokio::test]
 async fn an_option_that_the_server_lacks_is_refused_once() {
     let server = Scripted::start().await;
