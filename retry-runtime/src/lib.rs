@@ -132,7 +132,7 @@ mod transaction;
 /// # Cancel safety
 /// The future may be dropped at any await. Before `COMMIT` is sent, nothing is committed. If a call is dropped while
 /// `COMMIT` is on its way, the transaction may be committed: an event reports the outcome. A pooled connection is cleaned up
-/// in the background within two seconds, or closed.
+/// in the background within half a second, or closed.
 ///
 /// # Panics
 /// If the body panics. The transaction is rolled back during unwinding.

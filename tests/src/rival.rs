@@ -94,8 +94,13 @@ pub async fn terminate(observer: &Client, pid: i32) {
 
 /// Kills a server process, as the kernel does if memory runs out. The whole server restarts.
 pub fn kill(pid: i32) {
-    let killed = std::process::Command::new("kill").args(["-9", &pid.to_string()]).status().expect("kill");
-    assert!(killed.success(), "no such process: {pid}");
+    assert!(kill_if_running(pid), "no such process: {pid}");
+}
+
+/// Like [`kill`]. Returns whether there was such a process.
+#[must_use]
+pub fn kill_if_running(pid: i32) -> bool {
+    std::process::Command::new("kill").args(["-9", &pid.to_string()]).status().expect("kill").success()
 }
 
 /// Waits until a condition on the session's row in `pg_stat_activity` holds.

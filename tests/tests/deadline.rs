@@ -40,6 +40,8 @@ async fn the_deadline_ends_the_body() {
     sleep(&pool, 0).await.unwrap();
     assert_exceeded(sleep(&pool, 60).await, Phase::Body);
     assert_eq!(pool.status().available, 0, "a background task cleans up its connection");
+    let rival = Rival::connect(&db).await;
+    rival.run("BEGIN; UPDATE accounts SET cents = 0 WHERE id = 1").await;
     assert_exceeded(sleep(&db.pool(1), 0).await, Phase::Body); // The row is locked.
 }
 
@@ -90,7 +92,7 @@ async fn the_deadline_ends_the_wait_for_a_silent_connection() {
         proxy.arm(Fault { text, request: 0, reply: 0, cut: Cut::Silent });
         let events = Events::capture();
         assert_exceeded(sleep(&pool, 0).await, phase);
-        // The clean-up gives up after two seconds. The pool then opens another connection.
+        // The clean-up gives up after half a second. The pool then opens another connection.
         no_deadline(&pool).await.unwrap();
         assert_eq!(events.of("connection discarded").len(), 1, "{events:?}");
     }

@@ -26,7 +26,8 @@ macro_rules! functions {
 
 functions! {
     plain;
-    with_options_of_the_loop, retries = 9, retry_for = "1s", deadline = "1m", retry_on = ["23505"], name = "f";
+    with_options_of_the_loop, retries = 9, retry_for = "1s", retry_on = ["23505"], name = "f";
+    with_deadline, deadline = "1m";
     pipelined, begin = "pipelined";
     read_committed, isolation = "read committed";
     repeatable_read, isolation = "repeatable read";
@@ -113,6 +114,11 @@ async fn each_function_sends_what_the_guide_lists_and_nothing_else() {
     let begin = "BEGIN ISOLATION LEVEL SERIALIZABLE READ ONLY DEFERRABLE";
     sends!(deferrable(&pool), [begin, BODY, "COMMIT"]).unwrap();
 
+    let (ask, set) = ("SHOW statement_timeout", "SET LOCAL statement_timeout = ");
+    server.once("SHOW", Reply::Row(&["0"]));
+    sends!(with_deadline(&pool), [&format!("{BEGIN}; {ask}; {set}…"), BODY, "COMMIT"]).unwrap();
+    sends!(with_deadline(&pool), [&format!("{BEGIN}; {set}…"), BODY, "COMMIT"]).unwrap();
+
     let (savepoint, release) = ("SAVEPOINT transactional_1", "RELEASE transactional_1");
     sends!(nested(&pool), [BEGIN, savepoint, BODY, release, "COMMIT"]).unwrap();
     let undone = "ROLLBACK TO undone; RELEASE undone";
@@ -158,6 +164,19 @@ async fn each_function_sends_what_the_guide_lists_and_nothing_else() {
     drop(pool.get().await.unwrap());
     let is_idle = "SELECT pg_catalog.now() OPERATOR(pg_catalog.=) pg_catalog.statement_timestamp()";
     assert_sent("a dropped call", &server.received(), &[BEGIN, BODY, "ROLLBACK", is_idle]);
+}
+
+/// As Aurora DSQL does.
+#[tokio::test]
+async fn a_deadline_stays_on_this_side_if_the_server_refuses_it() {
+    let server = Scripted::start().await;
+    server.always("SET LOCAL", error("0A000", "setting configuration parameter \"statement_timeout\" not supported"));
+    let pool = pool(server.config(), 1);
+    with_deadline(&pool).await.unwrap();
+    let asked = format!("{BEGIN}; SHOW statement_timeout; SET LOCAL statement_timeout = …");
+    assert_sent("the first call", &server.received(), &[&asked, "ROLLBACK", BEGIN, BODY, "COMMIT"]);
+    with_deadline(&pool).await.unwrap();
+    assert_sent("the second call", &server.received(), &[BEGIN, BODY, "COMMIT"]);
 }
 
 #[track_caller]

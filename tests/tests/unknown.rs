@@ -169,6 +169,24 @@ async fn write_without_hurry(tx: &mut Transaction<'_>) -> Result<u32, Error> {
     Ok(tx.attempt())
 }
 
+#[transactional(unknown_commit = "resolve", deadline = "20s")]
+async fn write_in_a_hurry(tx: &mut Transaction<'_>) -> Result<u32, Error> {
+    tx.execute("INSERT INTO ledger VALUES (1)", &[]).await?;
+    Ok(tx.attempt())
+}
+
+/// The first call on a pool also asks for the session's own timeout, the second does not.
+#[tokio::test]
+async fn a_call_with_a_deadline_knows_its_transaction() {
+    let (db, proxy) = setup().await;
+    let pool = pool(proxy.config(), 1);
+    for commits in 1..=2 {
+        proxy.arm(COMMIT_ARRIVES);
+        assert_eq!(write_in_a_hurry(&pool).await.unwrap(), 1);
+        assert_eq!(committed(&db).await, commits);
+    }
+}
+
 #[tokio::test]
 async fn a_huge_deadline_does_not_overflow() {
     let (db, proxy) = setup().await;

@@ -5,6 +5,8 @@ use std::future::poll_fn;
 use crate::call::callsite::Function;
 use crate::call::outcome::AttemptOutcome;
 use crate::call::retry::RetryCause;
+use crate::call::server_timeout::{ServerTimeout, SessionTimeout};
+use crate::classify::Class;
 use crate::driver::{self, DriverError, Reply};
 use crate::error::{Error, Phase};
 use crate::events::Event;
@@ -16,18 +18,59 @@ use crate::transaction::savepoint;
 use crate::transaction::status::BlindSpots;
 
 /// Sends BEGIN, and waits for the reply unless BEGIN is pipelined. If the call is dropped from here on, the transaction is
-/// rolled back.
-pub(crate) async fn transaction<'a>(context: TxContext<'a>, sql: &str) -> Result<Transaction<'a>, AttemptOutcome> {
+/// rolled back. `session`: what is known of the pool's sessions.
+pub(crate) async fn transaction<'a>(
+    context: TxContext<'a>,
+    sql: &str,
+    session: Option<&SessionTimeout>,
+) -> Result<Transaction<'a>, AttemptOutcome> {
+    let mut timeout = ServerTimeout::new(context.deadline, context.policy, session);
+    let mut pipelined = context.policy.begin() == Begin::Pipelined;
+    if pipelined && timeout.asks() {
+        // On a pool, the first call waits for the reply, and others use it.
+        pipelined = session.is_none();
+        timeout = if pipelined { ServerTimeout::Keep } else { timeout };
+    }
     context.status.set_in_transaction(true);
     let mut tx = Transaction::new(context, None);
-    let reply = match send(&context, sql) {
-        Ok(()) if context.policy.begin() == Begin::Pipelined => return Ok(tx),
-        Ok(()) => context.deadline.bound(reply_or_again(&context, sql)).await,
+    let message = timeout.add_to(sql);
+    let reply = match send(&context, &message) {
+        Ok(()) if pipelined => return Ok(tx),
+        Ok(()) if timeout.asks() => {
+            // Boxed, because it is rare, and every call's future would otherwise be that much larger.
+            let reply = Box::pin(reply_and_timeout(&context, &message, sql, timeout, session));
+            context.deadline.bound(reply).await
+        }
+        Ok(()) => context.deadline.bound(reply_or_again(&context, &message)).await,
         Err(error) => Ok(Err(error)),
     };
     tx.ended = matches!(reply, Ok(Err(_)));
     result_of(&context, reply).await?;
     Ok(tx)
+}
+
+/// Waits for the reply to BEGIN and to the question for the session's timeout. If the server refuses the question, sends
+/// BEGIN without it.
+async fn reply_and_timeout(
+    context: &TxContext<'_>,
+    message: &str,
+    begin: &str,
+    timeout: ServerTimeout,
+    session: Option<&SessionTimeout>,
+) -> Result<(), DriverError> {
+    let Err(error) = reply_or_again(context, message).await else {
+        timeout.learn(context.status.take_begin_row().as_ref(), context.client, session);
+        return Ok(());
+    };
+    let failure = driver::failure_of(&error);
+    let is_refused = failure.class == Class::Fatal && !failure.ends_session && !failure.is_canceled();
+    if !is_refused || context.roll_back().await.is_err() {
+        return Err(error);
+    }
+    send(context, begin)?;
+    reply(context).await?;
+    ServerTimeout::refused(session);
+    Ok(())
 }
 
 /// Waits for the reply to a pipelined BEGIN. A nested call does not wait: the outermost call does.

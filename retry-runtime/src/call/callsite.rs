@@ -8,6 +8,7 @@ use std::time::Duration;
 use crate::call::begin_sql::begin_sql;
 use crate::call::deadlock_gate::DeadlockGate;
 use crate::call::queue::{QueueGuards, Queues};
+use crate::call::server_timeout::SessionTimeout;
 use crate::policy::{Damping, Policy};
 use crate::transaction::deadline::Deadline;
 
@@ -57,6 +58,7 @@ pub(crate) struct Shared {
     /// `None` with `damping = "off"`, and for calls without a pool.
     pub(crate) gate: Option<DeadlockGate>,
     pub(crate) queues: Arc<Queues>,
+    pub(crate) session_timeout: SessionTimeout,
 }
 
 impl Shared {
@@ -104,7 +106,7 @@ impl PerPool {
             per_pool.retain(|_, shared| Arc::strong_count(shared) > 1 || shared.closed_for().is_some());
         }
         let gate = (damping && pool.is_some()).then(DeadlockGate::new);
-        let shared = Arc::new(Shared { gate, queues: Arc::default() });
+        let shared = Arc::new(Shared { gate, queues: Arc::default(), session_timeout: SessionTimeout::default() });
         per_pool.insert(pool, shared.clone());
         shared
     }

@@ -14,6 +14,7 @@ pub(crate) mod options;
 pub(crate) mod outcome;
 pub(crate) mod queue;
 mod retry;
+pub(crate) mod server_timeout;
 mod session;
 pub(crate) mod source;
 
@@ -157,7 +158,11 @@ impl<'a> Call<'a> {
             // Boxed, because it is rare, and every call's future would otherwise be that much larger.
             return Box::pin(begin::in_driver_transaction(context)).await;
         }
-        begin::transaction(context, function.begin_sql()).await
+        // What is known of the pool's sessions is kept with what the function's calls share.
+        let shared = (self.pool.is_some() && self.deadline.left().is_some())
+            .then(|| self.shared.clone().unwrap_or_else(|| self.callsite.shared(self.pool)));
+        let session_timeout = shared.as_ref().map(|shared| &shared.session_timeout);
+        begin::transaction(context, function.begin_sql(), session_timeout).await
     }
 
     /// Name and options of this call.

@@ -19,7 +19,7 @@ use crate::pool::session::{BoxFuture, Pool, Session};
 /// A [`Pool`] whose abandoned statements are cancelled, so that their connections can be used again at once.
 ///
 /// A call that is dropped while a long statement runs leaves its connection busy. Without this type, the connection is
-/// closed if it is not idle within two seconds, and the server runs the statement to its end. With it, a statement that
+/// closed if it is not idle within half a second, and the server runs the statement to its end. With it, a statement that
 /// is not done within 5 ms is cancelled, and the connection is kept.
 ///
 /// A pool does not tell the address of its connections, so pass the same `config` as to the pool. The request uses a

@@ -11,8 +11,10 @@ use crate::error::CommitOutcome;
 use crate::events::{AttemptId, Event};
 use crate::pool::session::Session;
 
-/// How long the clean-up of a session may take.
-const CLEAN_UP_TIMEOUT: Duration = Duration::from_secs(2);
+/// How long the clean-up of a session may take if its statement cannot be cancelled.
+const CLEAN_UP_TIMEOUT: Duration = Duration::from_millis(500);
+/// How long it may take otherwise.
+const CLEAN_UP_TIMEOUT_WITH_CANCEL: Duration = Duration::from_secs(2);
 /// How long a COMMIT may take whose caller has gone.
 const COMMIT_TIMEOUT: Duration = Duration::from_secs(30);
 /// How long ROLLBACK may take before the statement in front of it is cancelled. Most are done sooner than a cancel.
@@ -62,7 +64,9 @@ pub(crate) fn hand_over(session: Box<dyn Session>, commit: Option<Reply>, id: At
         if let Some(commit) = commit {
             commit.finish().await;
         }
-        let clean = timeout(CLEAN_UP_TIMEOUT, clean(&session, rollback)).await;
+        let can_cancel = session.session().cancel().is_some();
+        let limit = if can_cancel { CLEAN_UP_TIMEOUT_WITH_CANCEL } else { CLEAN_UP_TIMEOUT };
+        let clean = timeout(limit, clean(&session, rollback)).await;
         if clean.unwrap_or(false) {
             session.give_back();
         } else {

@@ -11,8 +11,8 @@ pub(crate) struct BeginReply {
     pending: bool,
     reply: Option<Reply>,
     pub(crate) error: Option<DriverError>,
-    /// The row that the message returned, if it asked for one.
-    pub(crate) row: Option<Row>,
+    /// The rows that the message returned, one for each question in it.
+    pub(crate) rows: Vec<Row>,
     /// The statements that wait for the reply.
     waiting: Vec<Waker>,
 }
@@ -32,7 +32,7 @@ impl BeginReply {
     pub(crate) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<bool> {
         while let Some(reply) = &mut self.reply {
             match ready!(reply.poll_row(cx)) {
-                Some(Ok(row)) => self.row = Some(row),
+                Some(Ok(row)) => self.rows.push(row),
                 Some(Err(error)) => {
                     self.reply = None;
                     self.error = Some(error);

@@ -95,6 +95,11 @@ impl Deadline {
         }
     }
 
+    /// The time that is left, if there is a limit.
+    pub(crate) fn left(self) -> Option<Duration> {
+        self.0.map(|deadline| deadline.saturating_duration_since(Instant::now()))
+    }
+
     /// Three quarters of the time that is left: the rest is for the look-up of a commit's outcome.
     pub(crate) fn leaving_time_for_a_lookup(self) -> Self {
         let now = Instant::now();

@@ -162,9 +162,9 @@ impl AttemptStatus {
         self.lock().begin.error.take()
     }
 
-    /// The row in the reply to BEGIN: the transaction's identity, if that was asked for.
+    /// The last row in the reply to BEGIN that was not taken: the reply to the last question in its message.
     pub(crate) fn take_begin_row(&self) -> Option<Row> {
-        self.lock().begin.row.take()
+        self.lock().begin.rows.pop()
     }
 
     /// Waits for the reply to COMMIT, and counts the statements of its message that succeeded. If the future is dropped,
