@@ -150,6 +150,11 @@ impl Database {
         .await;
     }
 
+    /// The server's major version, such as 15: some settings are newer than 13.
+    pub async fn server_version(&self) -> i32 {
+        self.value::<i32>("SELECT current_setting('server_version_num')::int").await / 10_000
+    }
+
     /// The balance of account `id`.
     pub async fn cents(&self, id: i64) -> i64 {
         self.value(&format!("SELECT cents FROM accounts WHERE id = {id}")).await

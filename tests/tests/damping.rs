@@ -133,7 +133,10 @@ async fn calls_without_damping_and_calls_on_clients_stay_concurrent() {
     config.options("-c deadlock_timeout=1s");
     let (mut one, mut two) = (connect(&config).await, connect(&config).await);
     call_both!(lock_both(&mut one, &mut two), [1, 2], [2, 1]);
-    assert_eq!(events.of("retrying").len(), 2, "{events:?}");
+    // Each pair has met, and so has deadlocked. Both of its calls may be victims.
+    for function in ["damping::without_damping", "damping::lock_both"] {
+        assert!(events.of("retrying").iter().any(|event| event["function"] == function), "{events:?}");
+    }
     assert_eq!(events.of("running calls one at a time").len(), 0, "{events:?}");
 }
 

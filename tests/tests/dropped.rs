@@ -140,6 +140,9 @@ async fn without_cancel_the_connection_of_a_long_statement_is_closed() {
 #[tokio::test]
 async fn a_server_that_checks_the_connection_ends_the_statement_of_a_dropped_call() {
     let db = Database::create().await;
+    if db.server_version().await < 14 {
+        return; // It does not have the setting.
+    }
     db.accounts(2, 100).await;
     let mut config = db.config().clone();
     config.options("-c client_connection_check_interval=10ms");
