@@ -30,7 +30,8 @@ pub enum Class {
     Lock,
     /// The connection was closed, or the server is starting up or shutting down. Retried on `retries`.
     Connection,
-    /// The server or the pool has no free connection. Retried on `retries`.
+    /// The server or the pool has no free connection. Retried on `retries`. Also
+    /// [`Error::CircuitOpen`](crate::Error::CircuitOpen), which the call that is refused does not retry.
     Capacity,
     /// A write reached a server or a transaction that is read-only: 25006. Or a hot standby refused `serializable`: 0A000,
     /// raised by the function that checks it. Retried on `retries`, on another

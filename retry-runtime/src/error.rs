@@ -7,6 +7,7 @@ mod pool;
 
 use std::error::Error as StdError;
 use std::fmt;
+use std::time::Duration;
 
 use tokio_postgres::error::DbError;
 
@@ -76,6 +77,15 @@ pub enum Error {
         /// What the call was doing.
         phase: Phase,
         /// The last failure before, if there was one.
+        source: Option<Cause<AnyError>>,
+    },
+    /// The circuit of the pool is open, so the attempt was refused before it took a connection. Nothing is committed. See
+    /// [`WithBreaker`](crate::WithBreaker).
+    #[non_exhaustive]
+    CircuitOpen {
+        /// How long to wait before another call. While a trial is under way: how long until another one may begin.
+        retry_after: Duration,
+        /// Why the last attempt failed, if this was to be a retry.
         source: Option<Cause<AnyError>>,
     },
     /// The server cannot identify a transaction, which `unknown_commit = "resolve"` needs. It is not PostgreSQL, or
@@ -257,9 +267,9 @@ impl Error {
             Self::Postgres(cause) | Self::ResolveUnsupported(cause) => cause.history.as_deref(),
             Self::Pool(error) => error.source.history.as_deref(),
             Self::Aborted { source } => source.as_ref()?.history.as_deref(),
-            Self::CommitUnknown { source, .. } | Self::DeadlineExceeded { source, .. } => {
-                source.as_ref()?.history.as_deref()
-            }
+            Self::CommitUnknown { source, .. }
+            | Self::DeadlineExceeded { source, .. }
+            | Self::CircuitOpen { source, .. } => source.as_ref()?.history.as_deref(),
             _ => None,
         }
     }
@@ -269,9 +279,9 @@ impl Error {
             Self::Postgres(cause) | Self::ResolveUnsupported(cause) => Some(&mut cause.history),
             Self::Pool(error) => Some(&mut error.source.history),
             Self::Aborted { source } => source.as_mut().map(|cause| &mut cause.history),
-            Self::CommitUnknown { source, .. } | Self::DeadlineExceeded { source, .. } => {
-                source.as_mut().map(|cause| &mut cause.history)
-            }
+            Self::CommitUnknown { source, .. }
+            | Self::DeadlineExceeded { source, .. }
+            | Self::CircuitOpen { source, .. } => source.as_mut().map(|cause| &mut cause.history),
             _ => None,
         };
         if let Some(place) = place {
@@ -297,6 +307,9 @@ impl fmt::Display for Error {
             Self::EndedByBody => f.write_str("the body ended the transaction itself, with COMMIT or ROLLBACK"),
             Self::CommitUnknown { .. } => f.write_str("the outcome of the commit is unknown"),
             Self::DeadlineExceeded { phase, .. } => write!(f, "the deadline passed while {phase}"),
+            Self::CircuitOpen { retry_after, .. } => {
+                write!(f, "the call was refused, because most calls on this pool have failed: wait {retry_after:.1?}")
+            }
             Self::ResolveUnsupported(_) => f.write_str(
                 "`unknown_commit = \"resolve\"` needs PostgreSQL 13 or later and the right to call its functions",
             ),
@@ -333,9 +346,9 @@ impl StdError for Error {
             Self::Postgres(cause) | Self::ResolveUnsupported(cause) => Some(cause),
             Self::Pool(error) => error.source(),
             Self::Aborted { source } => source.as_ref().map(|cause| cause as _),
-            Self::CommitUnknown { source, .. } | Self::DeadlineExceeded { source, .. } => {
-                source.as_ref().map(|cause| cause as _)
-            }
+            Self::CommitUnknown { source, .. }
+            | Self::DeadlineExceeded { source, .. }
+            | Self::CircuitOpen { source, .. } => source.as_ref().map(|cause| cause as _),
             Self::EndedByBody
             | Self::NotNested { .. }
             | Self::NestedIsolation { .. }

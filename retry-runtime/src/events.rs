@@ -19,6 +19,14 @@ pub(crate) enum Event<'a> {
     OneAtATime { time: Duration },
     /// The deadline has passed, or a sleep would cross it.
     DeadlineExceeded { phase: Phase, history: &'a History },
+    /// The failure is of a kind that is retried, and a retry is left, but the pool does not allow it, for this `reason`.
+    RetryRefused { cause: &'static str, reason: &'static str, history: &'a History },
+    /// The circuit of the pool is open, so the attempt takes no connection.
+    CircuitOpen { retry_after: Duration },
+    /// Too many attempts have failed: the circuit of the pool opens.
+    CircuitOpened { pool: Option<usize> },
+    /// The server has answered the trial: the circuit of the pool closes.
+    CircuitClosed { pool: Option<usize> },
     /// A connection is closed instead of given back to its pool.
     ConnectionDiscarded,
     /// `BEGIN` found a transaction that other code had left open. It was rolled back.
@@ -93,6 +101,15 @@ mod trace {
                 let (elapsed_us, failures) = (micros(history.elapsed), &history.failures);
                 event!(warn, id, failure, phase = phase.as_str(), elapsed_us, %failures, "deadline exceeded");
             }
+            Event::RetryRefused { cause, reason, history } => {
+                let (elapsed_us, failures) = (micros(history.elapsed), &history.failures);
+                event!(warn, id, failure, class = cause, reason, elapsed_us, %failures, "giving up");
+            }
+            Event::CircuitOpen { retry_after } => {
+                event!(warn, id, failure, retry_after_us = micros(retry_after), "circuit open");
+            }
+            Event::CircuitOpened { pool } => event!(info, id, failure, pool, "circuit opened"),
+            Event::CircuitClosed { pool } => event!(info, id, failure, pool, "circuit closed"),
             Event::ConnectionDiscarded => event!(warn, id, failure, "connection discarded"),
             Event::RolledBackLeftOpen => {
                 event!(warn, id, failure, "rolled back a transaction that was left open");

@@ -12,6 +12,7 @@ pub(crate) mod finish;
 mod next;
 pub(crate) mod options;
 pub(crate) mod outcome;
+mod protect;
 pub(crate) mod queue;
 mod retry;
 pub(crate) mod server_timeout;
@@ -32,6 +33,7 @@ use crate::call::source::{Kind, Source};
 use crate::error::{Error, Failures, History, Phase};
 use crate::events::{AttemptId, Event};
 use crate::policy::Damping;
+use crate::pool::protection::{Admission, Protection};
 use crate::pool::{Session, clean_up};
 use crate::transaction::Transaction;
 use crate::transaction::context::TxContext;
@@ -46,6 +48,9 @@ pub struct Call<'a> {
     own: Option<Box<Function>>,
     /// The pool's id, if there is a pool.
     pool: Option<usize>,
+    protection: Protection<'a>,
+    /// What the pool's circuit waits for, from before a session is taken until the attempt ends.
+    admission: Option<Admission<'a>>,
     /// The call whose body makes this one without passing its transaction.
     outer: Option<RunningCall>,
     deadline: Deadline,
@@ -88,6 +93,11 @@ impl<'a> Call<'a> {
             callsite,
             own,
             pool,
+            protection: match source {
+                Kind::Pool(pool) => pool.protection(),
+                _ => Protection::default(),
+            },
+            admission: None,
             outer,
             deadline: Deadline::of_call(policy.deadline),
             session: None,
@@ -127,6 +137,7 @@ impl<'a> Call<'a> {
             }
             Kind::Pool(pool) => {
                 self.prepare().await?;
+                self.admit()?;
                 let session = match self.session.take() {
                     Some(kept) => kept,
                     None => session::take(pool, self.deadline, &self.function().policy, self.id()).await?,

@@ -57,6 +57,7 @@ impl Call<'_> {
         if matches!(self.source, Kind::Nested(_)) {
             return outcome.error.map_or(Next::Return, Next::Fail);
         }
+        self.tell_circuit(&outcome);
         if outcome.is_committed() && self.status.with_hooks(|hooks| hooks.len() == 0) {
             // Most calls end here.
             self.end_session(&outcome, false);
@@ -169,6 +170,11 @@ impl Call<'_> {
         if !self.deadline.allows(delay) {
             return self.give_up(outcome.with_error(Error::deadline(Phase::BackOff)));
         }
+        if let Some(reason) = self.refuses_retry(delay) {
+            let event = Event::RetryRefused { cause: cause.as_str(), reason, history: &self.history() };
+            self.id().emit(event, failure);
+            return self.give_up(outcome);
+        }
         self.id().emit(Event::Retrying { cause: cause.as_str(), delay }, failure);
         self.last_error = match outcome.error {
             Some(error) => Some(Box::new(error)),
@@ -195,6 +201,11 @@ impl Call<'_> {
                 self.id().emit(Event::DeadlineExceeded { phase, history: &self.history() }, failure.as_ref());
                 let source = failure.as_ref().and_then(Failure::to_source).or_else(|| self.last_error.take());
                 Some(Error::DeadlineExceeded { phase, source: source.map(Into::into) })
+            }
+            Some(Error::CircuitOpen { retry_after, source: None }) => {
+                self.id().emit(Event::CircuitOpen { retry_after }, None);
+                let source = self.last_error.take().map(Into::into);
+                Some(Error::CircuitOpen { retry_after, source })
             }
             error => error,
         };

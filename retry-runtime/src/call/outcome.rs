@@ -4,6 +4,7 @@ use crate::call::retry::RetryCause;
 use crate::classify::{Class, Failure};
 use crate::driver::DriverError;
 use crate::error::{CommitOutcome, Error, Phase, PoolError};
+use crate::pool::protection::Health;
 
 /// An attempt that `finish` has ended.
 #[derive(Debug)]
@@ -83,6 +84,26 @@ impl AttemptOutcome {
             CommitOutcome::Unknown => return,
         }
         self.commit = commit;
+    }
+
+    /// What the attempt says of the server. `None`: nothing. `in_statement`: the deadline passed while the body waited for
+    /// the server.
+    pub(crate) fn health(&self, in_statement: bool) -> Option<Health> {
+        match (&self.error, &self.failure) {
+            (Some(Error::CommitUnknown { .. }), _) => Some(Health::Failed),
+            (Some(Error::DeadlineExceeded { phase, .. }), _) => match phase {
+                Phase::Pool | Phase::Begin | Phase::Commit => Some(Health::Failed),
+                Phase::Body => in_statement.then_some(Health::Failed),
+                Phase::Queue | Phase::BackOff => None,
+            },
+            // If this session has not ended, the failure may come from another database.
+            (_, Some(failure)) if matches!(failure.class, Class::Connection | Class::Capacity) => {
+                failure.ends_session.then_some(Health::Failed)
+            }
+            // The pool is closed, or the login is refused.
+            (Some(Error::Pool(_)), _) => None,
+            _ => Some(Health::Answered),
+        }
     }
 
     /// What happens to the session. `in_transaction`: its transaction may still be open.

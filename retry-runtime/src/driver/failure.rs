@@ -91,6 +91,7 @@ fn failure_of_call(error: &Error) -> Failure {
         Error::Pool(error) => failure_of_pool(error),
         Error::Aborted { source: Some(db) } => Failure::reported(report(db)),
         Error::CommitUnknown { .. } => Failure::of_session(Class::CommitUnknown),
+        Error::CircuitOpen { .. } => Failure::of_statement(Class::Capacity),
         _ => Failure::of_statement(Class::Fatal),
     }
 }

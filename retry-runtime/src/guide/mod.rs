@@ -7,6 +7,7 @@
 //! - [Choosing an isolation level](isolation): what each level prevents, and what it costs.
 //! - [Classes of failures](classes): what is retried, and on which budget.
 //! - [Hot rows](hot_rows): many calls that want the same rows.
+//! - [Overload](overload): retry storms, and how to end them.
 //! - [Commit outcomes](unknown_commits): what each result means, and when `COMMIT` gets no reply.
 //! - [Engines](engines): PostgreSQL, PgBouncer, Citus, CockroachDB, YugabyteDB, Aurora DSQL.
 //! - [Fewer surprises](review): a checklist for reviewers.
@@ -31,6 +32,7 @@ pages! {
     isolation: "../../docs/isolation.md";
     classes: "../../docs/classes.md";
     hot_rows: "../../docs/hot-rows.md";
+    overload: "../../docs/overload.md";
     unknown_commits: "../../docs/unknown-commits.md";
     engines: "../../docs/engines.md";
     review: "../../docs/review.md";

@@ -14,6 +14,7 @@ use tokio_postgres::tls::{MakeTlsConnect, TlsConnect};
 use tokio_postgres::{CancelToken, Client, Config, Error as PgError, Statement};
 
 use crate::error::PoolError;
+use crate::pool::protection::Protection;
 use crate::pool::session::{BoxFuture, Pool, Session};
 
 /// A [`Pool`] whose abandoned statements are cancelled, so that their connections can be used again at once.
@@ -73,6 +74,10 @@ where
 
     fn id(&self) -> usize {
         self.pool.id()
+    }
+
+    fn protection(&self) -> Protection<'_> {
+        self.pool.protection()
     }
 }
 

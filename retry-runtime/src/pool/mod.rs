@@ -3,14 +3,18 @@
 
 #[cfg(feature = "bb8")]
 mod bb8;
+mod breaker;
 mod cancel;
 pub(crate) mod clean_up;
 #[cfg(feature = "deadpool")]
 mod deadpool;
+pub(crate) mod protection;
 mod reconnect;
 mod session;
 
+pub use self::breaker::WithBreaker;
 pub use self::cancel::{CancelStream, WithCancel};
+pub use self::protection::Protection;
 pub use self::reconnect::Reconnect;
 pub(crate) use self::session::Connection;
 pub use self::session::{BoxFuture, Pool, Session};

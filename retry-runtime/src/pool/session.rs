@@ -8,6 +8,7 @@ use tokio_postgres::{Client, Error as PgError, Statement};
 
 use crate::driver;
 use crate::error::PoolError;
+use crate::pool::protection::Protection;
 
 /// A boxed future, as [`Pool`] and [`Session`] return them.
 ///
@@ -70,6 +71,14 @@ pub trait Pool: Send + Sync {
     fn id(&self) -> usize {
         std::ptr::from_ref(self).addr()
     }
+
+    /// What protects the pool and its server from their own callers. A pool that wraps another one passes on that of the
+    /// inner pool.
+    ///
+    /// The default is nothing. [`WithBreaker`](crate::WithBreaker) adds a circuit breaker to any pool.
+    fn protection(&self) -> Protection<'_> {
+        Protection::default()
+    }
 }
 
 /// A connection on loan from a [`Pool`]. Dropping it gives it back. See [`Pool`] for an example.
@@ -107,6 +116,10 @@ impl<P: Pool + ?Sized> Pool for &P {
     fn id(&self) -> usize {
         (**self).id()
     }
+
+    fn protection(&self) -> Protection<'_> {
+        (**self).protection()
+    }
 }
 
 impl<P: Pool + ?Sized> Pool for Box<P> {
@@ -117,6 +130,10 @@ impl<P: Pool + ?Sized> Pool for Box<P> {
     fn id(&self) -> usize {
         (**self).id()
     }
+
+    fn protection(&self) -> Protection<'_> {
+        (**self).protection()
+    }
 }
 
 impl<P: Pool + ?Sized> Pool for Arc<P> {
@@ -126,6 +143,10 @@ impl<P: Pool + ?Sized> Pool for Arc<P> {
 
     fn id(&self) -> usize {
         (**self).id()
+    }
+
+    fn protection(&self) -> Protection<'_> {
+        (**self).protection()
     }
 }
 

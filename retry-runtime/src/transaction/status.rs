@@ -31,6 +31,8 @@ struct Status {
     in_transaction: bool,
     /// Whether the deadline has cut the body off.
     expired: bool,
+    /// Whether the body waited for the server then.
+    expired_in_statement: bool,
     begin: BeginReply,
     seen: Seen,
     hooks: Hooks,
@@ -130,7 +132,14 @@ impl AttemptStatus {
     }
 
     pub(crate) fn expire(&self) {
-        self.lock().expired = true;
+        let mut status = self.lock();
+        status.expired = true;
+        status.expired_in_statement = status.open > 0 || status.begin.is_pending();
+    }
+
+    /// Whether the deadline has cut the body off while it waited for the server.
+    pub(crate) fn has_expired_in_statement(&self) -> bool {
+        self.lock().expired_in_statement
     }
 
     pub(crate) fn has_expired(&self) -> bool {
