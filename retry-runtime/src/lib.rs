@@ -149,7 +149,9 @@ pub use crate::commit::{INSTALL_SQL, install};
 pub use crate::driver::classify;
 pub use crate::error::{Cause, CommitOutcome, Error, History, Identity, ParseIdentityError, Phase, PoolError};
 pub use crate::policy::Isolation;
-pub use crate::pool::{BoxFuture, CancelStream, Pool, Protection, Reconnect, Session, WithBreaker, WithCancel};
+pub use crate::pool::{
+    BoxFuture, CancelStream, Pool, Protection, Reconnect, Session, WithBreaker, WithBudget, WithCancel,
+};
 pub use crate::transaction::deadline::{WithDeadline, with_deadline};
 #[doc(hidden)]
 pub use crate::transaction::forbidden::EndedByBody;

@@ -57,7 +57,7 @@ impl Call<'_> {
         if matches!(self.source, Kind::Nested(_)) {
             return outcome.error.map_or(Next::Return, Next::Fail);
         }
-        self.tell_circuit(&outcome);
+        self.tell_protection(&outcome);
         if outcome.is_committed() && self.status.with_hooks(|hooks| hooks.len() == 0) {
             // Most calls end here.
             self.end_session(&outcome, false);
@@ -170,7 +170,7 @@ impl Call<'_> {
         if !self.deadline.allows(delay) {
             return self.give_up(outcome.with_error(Error::deadline(Phase::BackOff)));
         }
-        if let Some(reason) = self.refuses_retry(delay) {
+        if let Some(reason) = self.refuses_retry(cause, delay) {
             let event = Event::RetryRefused { cause: cause.as_str(), reason, history: &self.history() };
             self.id().emit(event, failure);
             return self.give_up(outcome);

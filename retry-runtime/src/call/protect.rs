@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use crate::call::Call;
 use crate::call::outcome::AttemptOutcome;
+use crate::call::retry::RetryCause;
 use crate::error::Error;
 use crate::events::Event;
 use crate::pool::protection::Change;
@@ -22,8 +23,11 @@ impl Call<'_> {
         }
     }
 
-    /// Tells the pool's circuit how the attempt ended.
-    pub(super) fn tell_circuit(&mut self, outcome: &AttemptOutcome) {
+    /// Tells the pool's layers how the attempt ended.
+    pub(super) fn tell_protection(&mut self, outcome: &AttemptOutcome) {
+        if outcome.is_committed() {
+            self.protection.committed();
+        }
         let Some(admission) = self.admission.take() else { return };
         let Some(health) = outcome.health(self.status.has_expired_in_statement()) else { return };
         let event = match admission.end(health) {
@@ -34,8 +38,12 @@ impl Call<'_> {
         self.id().emit(event, outcome.failure.as_ref());
     }
 
-    /// Why the pool does not allow a retry after this delay, if it does not.
-    pub(super) fn refuses_retry(&self, delay: Duration) -> Option<&'static str> {
-        self.protection.refuses_after(delay).then_some("circuit open")
+    /// Why the pool does not allow a retry after this delay, if it does not. If it does, the token of the retry is taken.
+    pub(super) fn refuses_retry(&self, cause: RetryCause, delay: Duration) -> Option<&'static str> {
+        if self.protection.refuses_after(delay) {
+            return Some("circuit open");
+        }
+        let is_allowed = cause.is_outside_budgets() || self.protection.take_token(cause.is_conflict());
+        (!is_allowed).then_some("retry budget")
     }
 }

@@ -58,6 +58,11 @@ impl RetryCause {
 
     /// Whether the next attempt should reuse this session, because its problem is fixed.
     pub(crate) fn keeps_session(self) -> bool {
+        self.is_outside_budgets()
+    }
+
+    /// Whether it is retried once, and no budget pays.
+    pub(crate) fn is_outside_budgets(self) -> bool {
         self.is_stale_plan() || self == Self::LeftOpen
     }
 

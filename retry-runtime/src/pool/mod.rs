@@ -4,6 +4,7 @@
 #[cfg(feature = "bb8")]
 mod bb8;
 mod breaker;
+mod budget;
 mod cancel;
 pub(crate) mod clean_up;
 #[cfg(feature = "deadpool")]
@@ -13,6 +14,7 @@ mod reconnect;
 mod session;
 
 pub use self::breaker::WithBreaker;
+pub use self::budget::WithBudget;
 pub use self::cancel::{CancelStream, WithCancel};
 pub use self::protection::Protection;
 pub use self::reconnect::Reconnect;

@@ -75,7 +75,8 @@ pub trait Pool: Send + Sync {
     /// What protects the pool and its server from their own callers. A pool that wraps another one passes on that of the
     /// inner pool.
     ///
-    /// The default is nothing. [`WithBreaker`](crate::WithBreaker) adds a circuit breaker to any pool.
+    /// The default is nothing. [`WithBreaker`](crate::WithBreaker) adds a circuit breaker to any pool, and
+    /// [`WithBudget`](crate::WithBudget) a retry budget.
     fn protection(&self) -> Protection<'_> {
         Protection::default()
     }
