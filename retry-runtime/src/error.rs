@@ -308,7 +308,7 @@ impl fmt::Display for Error {
             Self::CommitUnknown { .. } => f.write_str("the outcome of the commit is unknown"),
             Self::DeadlineExceeded { phase, .. } => write!(f, "the deadline passed while {phase}"),
             Self::CircuitOpen { retry_after, .. } => {
-                write!(f, "the call was refused, because most calls on this pool have failed: wait {retry_after:.1?}")
+                write!(f, "the circuit of the pool is open for another {retry_after:.1?}, so the call was refused")
             }
             Self::ResolveUnsupported(_) => f.write_str(
                 "`unknown_commit = \"resolve\"` needs PostgreSQL 13 or later and the right to call its functions",

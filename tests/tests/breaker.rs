@@ -70,12 +70,13 @@ async fn cut(tx: &mut Transaction<'_>, observer: &Client) -> Result<(), Error> {
 
 /// Opens the circuit with closed connections.
 async fn open(pool: &impl Pool, observer: &Client) {
-    loop {
+    for _ in 0..20 {
         match cut(pool, observer).await.unwrap_err() {
             Error::CircuitOpen { .. } => return,
             error => assert_eq!(error.class(), Class::Connection, "{error:?}"),
         }
     }
+    panic!("it does not open");
 }
 
 async fn assert_open(pool: &impl Pool) {
@@ -122,7 +123,7 @@ async fn an_outage_opens_the_circuit_and_its_end_closes_it() {
         let Error::CircuitOpen { retry_after, source: None, .. } = error else { panic!("{error:?}") };
         assert!(retry_after <= OPEN_FOR && !retry_after.is_zero(), "{retry_after:?}");
         assert_eq!((error.class(), error.history()), (Class::Capacity, None));
-        assert!(error.to_string().starts_with("the call was refused"), "{error}");
+        assert!(error.to_string().starts_with("the circuit of the pool is open for another "), "{error}");
     }
     assert_eq!(gets.load(Ordering::SeqCst), before, "no connection was asked for");
     let refused = events.of("circuit open");
@@ -133,7 +134,6 @@ async fn an_outage_opens_the_circuit_and_its_end_closes_it() {
     fail(&clone, 1).await;
     assert_open(&first).await;
     server.start_again(&[]).unwrap();
-    assert_open(&first).await;
     pass(OPEN_FOR).await;
     assert_eq!(one(&first).await.unwrap(), 1);
     assert_eq!(one(&clone).await.unwrap(), 1);
@@ -168,6 +168,8 @@ async fn the_servers_answers_count_as_successes() {
     let db = Database::create().await;
     db.accounts(1, 100).await;
     let (rival, observer, pool) = (Rival::connect(&db).await, db.client().await, WithBreaker::new(db.pool(1)));
+    // All results are of one second, however slow the machine is.
+    tokio::time::pause();
     for _ in 0..3 {
         assert_eq!(conflict(&pool, &rival).await.unwrap_err().class(), Class::Serialization);
         assert_eq!(violate(&pool).await.unwrap_err().class(), Class::Fatal);
@@ -205,13 +207,13 @@ async fn what_says_nothing_of_the_server_does_not_count() {
     }
 }
 
-#[transactional(deadline = "50ms")]
+#[transactional(deadline = "300ms")]
 async fn wait(tx: &mut Transaction<'_>) -> Result<(), Error> {
     tx.execute("SELECT 1", &[]).await?;
     std::future::pending().await
 }
 
-#[transactional(deadline = "50ms")]
+#[transactional(deadline = "300ms")]
 async fn wait_for_the_server(tx: &mut Transaction<'_>) -> Result<(), Error> {
     tx.batch_execute("SELECT pg_sleep(1)").await?;
     Ok(())

@@ -48,8 +48,9 @@ pub struct Call<'a> {
     own: Option<Box<Function>>,
     /// The pool's id, if there is a pool.
     pool: Option<usize>,
+    /// The pool's breaker and budget, if it has them.
     protection: Protection<'a>,
-    /// What the pool's circuit waits for, from before a session is taken until the attempt ends.
+    /// The attempt under way, for the pool's breaker.
     admission: Option<Admission<'a>>,
     /// The call whose body makes this one without passing its transaction.
     outer: Option<RunningCall>,

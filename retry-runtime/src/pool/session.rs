@@ -72,10 +72,10 @@ pub trait Pool: Send + Sync {
         std::ptr::from_ref(self).addr()
     }
 
-    /// What protects the pool and its server from their own callers. A pool that wraps another one passes on that of the
+    /// The layers that protect the pool and its server from overload. A pool that wraps another one passes on those of the
     /// inner pool.
     ///
-    /// The default is nothing. [`WithBreaker`](crate::WithBreaker) adds a circuit breaker to any pool, and
+    /// By default there are none. [`WithBreaker`](crate::WithBreaker) adds a circuit breaker to any pool, and
     /// [`WithBudget`](crate::WithBudget) a retry budget.
     fn protection(&self) -> Protection<'_> {
         Protection::default()

@@ -1,4 +1,4 @@
-//! What protects a pool and its server from their own callers.
+//! Protection of a pool and its server from overload: a circuit breaker and a retry budget.
 
 mod budget;
 mod circuit;
@@ -8,7 +8,7 @@ use std::time::Duration;
 pub(crate) use self::budget::Budget;
 pub(crate) use self::circuit::{Admission, Change, Circuit, Health, OPEN_FOR};
 
-/// What protects a [`Pool`](crate::Pool) and its server from their own callers. By default nothing does.
+/// The layers that protect a [`Pool`](crate::Pool) and its server from overload. By default there are none.
 ///
 /// [`WithBreaker`](crate::WithBreaker) and [`WithBudget`](crate::WithBudget) add to it. A pool of your own that wraps
 /// another one only passes it on:
