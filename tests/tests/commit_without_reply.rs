@@ -390,7 +390,7 @@ async fn no_outcome_is_guessed_while_the_server_crashes() {
         }
     };
     let (outcomes, ()) = tokio::join!(futures_util::future::join_all(callers), crashes);
-    let rows = connect(&config).await.query("SELECT id, count(*) FROM ledger GROUP BY id", &[]).await.unwrap();
+    let rows = reconnect(&config).await.query("SELECT id, count(*) FROM ledger GROUP BY id", &[]).await.unwrap();
     let ledger: HashMap<i64, i64> = rows.into_iter().map(|row| (row.get(0), row.get(1))).collect();
     let mut unknown = 0;
     for (id, result) in outcomes.into_iter().flatten() {
