@@ -7,10 +7,10 @@ use crate::error::PoolError;
 use crate::pool::protection::{Circuit, OPEN_FOR, Protection};
 use crate::pool::session::{BoxFuture, Pool, Session};
 
-/// A [`Pool`] with a circuit breaker: if most attempts fail, calls are refused for a while.
+/// A [`Pool`] with a circuit breaker: if many attempts fail, calls are refused for a while.
 ///
-/// The circuit opens if at least half of the last results, and of at least five in ten seconds, are failures. While it is
-/// open, a call takes no connection and gets [`Error::CircuitOpen`](crate::Error::CircuitOpen) at once. After five seconds
+/// The circuit opens if at least half of the results of the last ten seconds are failures, and there are at least five. While
+/// it is open, a call takes no connection and gets [`Error::CircuitOpen`](crate::Error::CircuitOpen) at once. After five seconds
 /// one call is admitted as a trial. If the server answers it, the circuit closes. If it fails too, the circuit stays open
 /// for another five seconds. If it is dropped, panics, or is not done within that time, another call is admitted.
 ///
@@ -20,8 +20,8 @@ use crate::pool::session::{BoxFuture, Pool, Session};
 ///   ([`Class::Capacity`](crate::Class::Capacity)), an unknown commit, or a deadline that passed while the call waited for a
 ///   connection or for the server's reply.
 /// - Every answer of the server counts as a success: a commit, a conflict, a violated constraint, an error of the body.
-/// - What says nothing of the server does not count: a dropped call, a deadline that passed while the body waited for
-///   something else, a failure of another database, a pool that is closed.
+/// - A dropped call does not count, nor a deadline that passed while the body waited for something else, the failure of
+///   another database, or a pool that is closed. They say nothing of the server.
 ///
 /// So give the function a `deadline`: a call that waits forever has no result.
 ///
