@@ -1,15 +1,24 @@
-//! Events for everything that would otherwise go unnoticed: retries, give-ups, unknown outcomes, closed connections.
+//! Events for everything that would otherwise go unnoticed: retries, give-ups, unknown outcomes, closed connections, and
+//! the end of each attempt and call.
 //!
-//! [`tracing`](mod@trace) is the listener. Without the feature `tracing` an event has none.
+//! [`stats`] always listens. The feature `tracing` adds a listener.
 
+pub(crate) mod counters;
+pub(crate) mod stats;
+#[cfg(feature = "tracing")]
+mod trace;
+
+#[cfg(feature = "tracing")]
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::Duration;
 
 use crate::classify::Failure;
 use crate::error::{CommitOutcome, History, Phase};
+use crate::events::counters::Counters;
 
 /// What has happened to a call.
 #[derive(Clone, Copy, Debug)]
-#[cfg_attr(not(feature = "tracing"), expect(dead_code, reason = "read by listeners only"))]
+#[allow(dead_code, reason = "read by listeners only")]
 pub(crate) enum Event<'a> {
     /// Another attempt follows after `delay`.
     Retrying { cause: &'static str, delay: Duration },
@@ -35,6 +44,72 @@ pub(crate) enum Event<'a> {
     CommitResolved { outcome: CommitOutcome },
     /// A call was dropped while it waited for the reply to `COMMIT`. This is how the commit ended.
     DroppedInCommit { outcome: CommitOutcome },
+    /// The body returned `Ok` although a statement had failed. The attempt is not committed.
+    IgnoredFailure,
+    /// The attempt had to wait in the function's queues.
+    Queued { time: Duration },
+    /// An attempt has ended, in any way.
+    AttemptEnded(&'a AttemptEnd),
+    /// The call has ended, in any way.
+    CallEnded(&'a CallEnd),
+}
+
+impl Event<'_> {
+    /// Whether it is one of the events of every call. They are no `tracing` events.
+    #[cfg(feature = "tracing")]
+    fn is_end(&self) -> bool {
+        matches!(self, Self::AttemptEnded(_) | Self::CallEnded(_))
+    }
+}
+
+/// How an attempt ended.
+#[derive(Debug)]
+#[allow(dead_code, reason = "read by listeners only")]
+pub(crate) struct AttemptEnd {
+    /// Why it failed, if it failed.
+    pub(crate) reason: Option<&'static str>,
+    pub(crate) phase: Phase,
+    /// How long it had its connection. If it got none: how long it waited.
+    pub(crate) time: Duration,
+}
+
+/// How a call ended.
+#[derive(Debug)]
+pub(crate) struct CallEnd {
+    pub(crate) result: CallResult,
+    /// Whether its transaction is known to be committed.
+    pub(crate) is_committed: bool,
+    pub(crate) attempts: u32,
+    /// From the call on.
+    pub(crate) time: Duration,
+    /// In attempts that failed for a reason that is retried.
+    pub(crate) wasted: Duration,
+    /// In queues, for connections, and in delays.
+    pub(crate) waiting: Duration,
+}
+
+/// What a call returned.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum CallResult {
+    Ok,
+    /// The body's own error.
+    BodyError,
+    /// The runtime's error, by its kind.
+    Error(&'static str),
+    /// Nothing: the call was dropped, or the body panicked.
+    Dropped,
+}
+
+impl CallResult {
+    #[allow(dead_code, reason = "read by listeners only")]
+    pub(crate) fn as_str(self) -> &'static str {
+        match self {
+            Self::Ok => "ok",
+            Self::BodyError => "body_error",
+            Self::Error(kind) => kind,
+            Self::Dropped => "dropped",
+        }
+    }
 }
 
 /// The attempt that an event is about.
@@ -43,75 +118,26 @@ pub(crate) struct AttemptId {
     pub(crate) function: &'static str,
     /// 1 for the first. 0 before the first.
     pub(crate) attempt: u32,
+    /// The function's counters.
+    pub(crate) counters: &'static Counters,
 }
 
 impl AttemptId {
     /// Tells every listener of `event`, and of the failure that brought it about.
-    #[cfg_attr(not(feature = "tracing"), expect(unused_variables, clippy::unused_self, reason = "no listener"))]
+    #[cfg_attr(not(feature = "tracing"), allow(unused_variables, reason = "read by listeners only"))]
+    #[inline]
     pub(crate) fn emit(self, event: Event<'_>, failure: Option<&Failure>) {
+        stats::record(self.counters, &event);
         #[cfg(feature = "tracing")]
-        trace::record(self, event, failure);
+        if !event.is_end() {
+            isolated(|| trace::record(self, event, failure));
+        }
     }
 }
 
-/// Events of the crate `tracing`, with the target `retry_runtime`.
+/// Calls code of a listener. If it panics, the panic hook reports that, and the call goes on: its transaction may be
+/// committed already.
 #[cfg(feature = "tracing")]
-mod trace {
-    use super::{AttemptId, Duration, Event, Failure};
-
-    macro_rules! event {
-        ($level:ident, $id:expr, $failure:expr, $($field:tt)*) => {
-            tracing::$level!(
-                target: "retry_runtime",
-                sqlstate = $failure.and_then(Failure::code),
-                error = $failure.and_then(Failure::public_message),
-                function = $id.function,
-                attempt = $id.attempt,
-                $($field)*
-            )
-        };
-    }
-
-    fn micros(time: Duration) -> u64 {
-        u64::try_from(time.as_micros()).unwrap_or(u64::MAX)
-    }
-
-    pub(super) fn record(id: AttemptId, event: Event<'_>, failure: Option<&Failure>) {
-        match event {
-            Event::Retrying { cause, delay } => {
-                event!(info, id, failure, class = cause, delay_us = micros(delay), "retrying");
-            }
-            Event::GivingUp { cause, history } => {
-                let (elapsed_us, failures) = (micros(history.elapsed), &history.failures);
-                event!(warn, id, failure, class = cause, elapsed_us, %failures, "giving up");
-            }
-            Event::OneAtATime { time } => {
-                let time_ms = u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
-                event!(warn, id, failure, time_ms, "running calls one at a time");
-            }
-            Event::DeadlineExceeded { phase, history } => {
-                let (elapsed_us, failures) = (micros(history.elapsed), &history.failures);
-                event!(warn, id, failure, phase = phase.as_str(), elapsed_us, %failures, "deadline exceeded");
-            }
-            Event::ConnectionDiscarded => event!(warn, id, failure, "connection discarded"),
-            Event::RolledBackLeftOpen => {
-                event!(warn, id, failure, "rolled back a transaction that was left open");
-            }
-            Event::EarlierFailure => event!(warn, id, failure, "an earlier statement had failed"),
-            Event::NotNested { outer, independent: true } => {
-                event!(info, id, failure, outer, "a call inside a body is not in its transaction");
-            }
-            Event::NotNested { outer, independent: false } => {
-                event!(warn, id, failure, outer, "a call inside a body is not in its transaction");
-            }
-            Event::EndedByBody => event!(warn, id, failure, "the body ended the transaction itself"),
-            Event::CommitUnknown => event!(warn, id, failure, "commit outcome unknown"),
-            Event::CommitResolved { outcome } => {
-                event!(warn, id, failure, outcome = outcome.as_str(), "commit outcome looked up");
-            }
-            Event::DroppedInCommit { outcome } => {
-                event!(warn, id, failure, outcome = outcome.as_str(), "call dropped in commit");
-            }
-        }
-    }
+pub(crate) fn isolated<T>(listener: impl FnOnce() -> T) -> Option<T> {
+    catch_unwind(AssertUnwindSafe(listener)).ok()
 }

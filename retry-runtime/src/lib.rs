@@ -147,7 +147,10 @@ pub use crate::call::source::Source;
 pub use crate::classify::Class;
 pub use crate::commit::{INSTALL_SQL, install};
 pub use crate::driver::classify;
-pub use crate::error::{Cause, CommitOutcome, Error, History, Identity, ParseIdentityError, Phase, PoolError};
+pub use crate::error::{
+    Cause, CommitOutcome, Error, FailedAttempt, History, Identity, ParseIdentityError, Phase, PoolError,
+};
+pub use crate::events::stats::{FunctionStats, Stats, stats};
 pub use crate::policy::Isolation;
 pub use crate::pool::{BoxFuture, CancelStream, Pool, Reconnect, Session, WithCancel};
 pub use crate::transaction::deadline::{WithDeadline, with_deadline};

@@ -7,6 +7,7 @@ mod begin;
 mod begin_sql;
 pub(crate) mod body;
 pub(crate) mod callsite;
+mod clock;
 mod deadlock_gate;
 pub(crate) mod finish;
 mod next;
@@ -15,6 +16,7 @@ pub(crate) mod outcome;
 pub(crate) mod queue;
 mod retry;
 mod session;
+mod signals;
 pub(crate) mod source;
 
 use std::error::Error as StdError;
@@ -23,13 +25,14 @@ use std::time::Instant;
 
 use crate::call::body::RunningCall;
 use crate::call::callsite::{Callsite, Function, Shared};
+use crate::call::clock::Clock;
 use crate::call::deadlock_gate::AttemptTimer;
 use crate::call::outcome::AttemptOutcome;
 use crate::call::queue::{QueueGuards, QueueKey};
 use crate::call::retry::Budgets;
 use crate::call::source::{Kind, Source};
 use crate::error::{Error, Failures, History, Phase};
-use crate::events::{AttemptId, Event};
+use crate::events::{AttemptId, CallResult, Event};
 use crate::policy::Damping;
 use crate::pool::{Session, clean_up};
 use crate::transaction::Transaction;
@@ -58,7 +61,9 @@ pub struct Call<'a> {
     /// The attempt under way, for the function's gate.
     timer: Option<AttemptTimer>,
     attempt: u32,
-    began: Instant,
+    clock: Clock,
+    /// Whether its end was emitted.
+    is_over: bool,
     /// Why attempts have failed.
     failures: Failures,
     budgets: Budgets,
@@ -94,7 +99,8 @@ impl<'a> Call<'a> {
             queue_guards: None,
             timer: None,
             attempt: 0,
-            began: Instant::now(),
+            clock: Clock::start(),
+            is_over: false,
             failures: Failures::default(),
             budgets: Budgets::default(),
             after_unknown: false,
@@ -126,9 +132,12 @@ impl<'a> Call<'a> {
             }
             Kind::Pool(pool) => {
                 self.prepare().await?;
-                let session = match self.session.take() {
-                    Some(kept) => kept,
-                    None => session::take(pool, self.deadline, &self.function().policy, self.id()).await?,
+                let session = if let Some(kept) = self.session.take() {
+                    kept
+                } else {
+                    let (deadline, id) = (self.deadline, self.id());
+                    let policy = &self.own.as_deref().unwrap_or(&self.callsite.function).policy;
+                    self.clock.wait(session::take(pool, deadline, policy, id)).await?
                 };
                 let session = &**self.session.insert(session);
                 (session.client(), Some(session))
@@ -146,7 +155,7 @@ impl<'a> Call<'a> {
             status: &self.status,
             in_driver_transaction,
             policy: &function.policy,
-            id: AttemptId { function: function.name, attempt: self.attempt },
+            id: AttemptId { function: function.name, attempt: self.attempt, counters: &self.callsite.counters },
             function: function.name,
             pool: self.pool,
             deadline: self.deadline,
@@ -197,11 +206,15 @@ impl<'a> Call<'a> {
     }
 
     fn id(&self) -> AttemptId {
-        AttemptId { function: self.function().name, attempt: self.attempt }
+        AttemptId { function: self.function().name, attempt: self.attempt, counters: &self.callsite.counters }
     }
 
     fn history(&self) -> History {
-        History { attempts: self.attempt, elapsed: self.began.elapsed(), failures: self.failures.clone() }
+        History {
+            attempts: self.attempt,
+            elapsed: self.clock.elapsed_at(Instant::now()),
+            failures: self.failures.clone(),
+        }
     }
 
     /// The pool's session, or the caller's own.
@@ -227,13 +240,21 @@ impl<'a> Call<'a> {
         let escalated = self.has_escalated();
         let Some(shared) = &self.shared else { return Ok(()) };
         let wait = shared.wait(self.queue_guards.get_or_insert_default(), escalated);
-        let wait = self.deadline.bound(wait).await;
+        let waited_before = self.clock.waiting();
+        let wait = self.clock.wait(self.deadline.bound(wait)).await;
+        let time = self.clock.waiting().saturating_sub(waited_before);
+        if !time.is_zero() {
+            self.id().emit(Event::Queued { time }, None);
+        }
         wait.map_err(|Expired| AttemptOutcome::not_begun(Error::deadline(Phase::Queue), None, None))
     }
 }
 
 impl Drop for Call<'_> {
     fn drop(&mut self) {
+        if !self.is_over && !matches!(self.source, Kind::Nested(_)) {
+            self.end(CallResult::Dropped, false, Instant::now());
+        }
         let commit = self.status.take_commit();
         match self.session.take() {
             Some(session) if self.status.is_in_transaction() => clean_up::hand_over(session, commit, self.id()),
