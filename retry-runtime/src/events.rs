@@ -4,17 +4,24 @@
 //! [`stats`] always listens. The feature `tracing` adds a listener.
 
 pub(crate) mod counters;
+#[cfg(feature = "tracing")]
+mod isolated;
+pub(crate) mod signal;
+#[cfg_attr(not(feature = "tracing"), path = "events/no_spans.rs")]
+pub(crate) mod spans;
 pub(crate) mod stats;
 #[cfg(feature = "tracing")]
 mod trace;
 
-#[cfg(feature = "tracing")]
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::Duration;
 
 use crate::classify::Failure;
 use crate::error::{CommitOutcome, History, Phase};
 use crate::events::counters::Counters;
+#[cfg(feature = "tracing")]
+use crate::events::isolated::isolated;
+pub(crate) use crate::events::signal::{AttemptEnd, CallEnd, CallResult};
+use crate::events::spans::SpanId;
 
 /// What has happened to a call.
 #[derive(Clone, Copy, Debug)]
@@ -62,56 +69,6 @@ impl Event<'_> {
     }
 }
 
-/// How an attempt ended.
-#[derive(Debug)]
-#[allow(dead_code, reason = "read by listeners only")]
-pub(crate) struct AttemptEnd {
-    /// Why it failed, if it failed.
-    pub(crate) reason: Option<&'static str>,
-    pub(crate) phase: Phase,
-    /// How long it had its connection. If it got none: how long it waited.
-    pub(crate) time: Duration,
-}
-
-/// How a call ended.
-#[derive(Debug)]
-pub(crate) struct CallEnd {
-    pub(crate) result: CallResult,
-    /// Whether its transaction is known to be committed.
-    pub(crate) is_committed: bool,
-    pub(crate) attempts: u32,
-    /// From the call on.
-    pub(crate) time: Duration,
-    /// In attempts that failed for a reason that is retried.
-    pub(crate) wasted: Duration,
-    /// In queues, for connections, and in delays.
-    pub(crate) waiting: Duration,
-}
-
-/// What a call returned.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum CallResult {
-    Ok,
-    /// The body's own error.
-    BodyError,
-    /// The runtime's error, by its kind.
-    Error(&'static str),
-    /// Nothing: the call was dropped, or the body panicked.
-    Dropped,
-}
-
-impl CallResult {
-    #[allow(dead_code, reason = "read by listeners only")]
-    pub(crate) fn as_str(self) -> &'static str {
-        match self {
-            Self::Ok => "ok",
-            Self::BodyError => "body_error",
-            Self::Error(kind) => kind,
-            Self::Dropped => "dropped",
-        }
-    }
-}
-
 /// The attempt that an event is about.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct AttemptId {
@@ -120,9 +77,17 @@ pub(crate) struct AttemptId {
     pub(crate) attempt: u32,
     /// The function's counters.
     pub(crate) counters: &'static Counters,
+    /// The span that its events are in.
+    #[allow(dead_code, reason = "read by listeners only")]
+    pub(crate) span: SpanId,
 }
 
 impl AttemptId {
+    /// For work that goes on after the call, when its spans are closed.
+    pub(crate) fn after_call(self) -> Self {
+        Self { span: SpanId::default(), ..self }
+    }
+
     /// Tells every listener of `event`, and of the failure that brought it about.
     #[cfg_attr(not(feature = "tracing"), allow(unused_variables, reason = "read by listeners only"))]
     #[inline]
@@ -133,11 +98,4 @@ impl AttemptId {
             isolated(|| trace::record(self, event, failure));
         }
     }
-}
-
-/// Calls code of a listener. If it panics, the panic hook reports that, and the call goes on: its transaction may be
-/// committed already.
-#[cfg(feature = "tracing")]
-pub(crate) fn isolated<T>(listener: impl FnOnce() -> T) -> Option<T> {
-    catch_unwind(AssertUnwindSafe(listener)).ok()
 }

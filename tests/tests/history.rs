@@ -8,7 +8,14 @@ use retry_tests::events::Events;
 use retry_tests::{Database, FAULT_TABLES};
 
 /// Raises the SQLSTATE of each attempt: in the body, or in COMMIT.
-#[transactional(base_delay = "100us", max_delay = "200us", jitter = "none", retries = 1, deadlock_retries = 2, damping = "off")]
+#[transactional(
+    base_delay = "100us",
+    max_delay = "200us",
+    jitter = "none",
+    retries = 1,
+    deadlock_retries = 2,
+    damping = "off"
+)]
 async fn fail(tx: &mut Transaction<'_>, sqlstates: &[&str], in_commit: bool) -> Result<(), Error> {
     let Some(sqlstate) = sqlstates.get(tx.attempt() as usize - 1) else { return Ok(()) };
     let raise = format!("DO $do$ BEGIN RAISE EXCEPTION USING MESSAGE = 'the cause', ERRCODE = '{sqlstate}'; END $do$");

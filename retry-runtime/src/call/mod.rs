@@ -32,6 +32,7 @@ use crate::call::queue::{QueueGuards, QueueKey};
 use crate::call::retry::Budgets;
 use crate::call::source::{Kind, Source};
 use crate::error::{Error, Failures, History, Phase};
+use crate::events::spans::Spans;
 use crate::events::{AttemptId, CallResult, Event};
 use crate::policy::Damping;
 use crate::pool::{Session, clean_up};
@@ -62,6 +63,7 @@ pub struct Call<'a> {
     timer: Option<AttemptTimer>,
     attempt: u32,
     clock: Clock,
+    spans: Spans,
     /// Whether its end was emitted.
     is_over: bool,
     /// Why attempts have failed.
@@ -86,7 +88,9 @@ impl<'a> Call<'a> {
         };
         // A call inside another transaction must not wait for other calls: they could wait for that transaction, forever.
         let shares = !source.is_savepoint() && outer.is_none() && (has_gate || policy.escalate_after.is_some());
+        let name = own.as_deref().unwrap_or(&callsite.function).name;
         Self {
+            spans: if matches!(source, Kind::Nested(_)) { Spans::default() } else { Spans::of_call(name) },
             shared: shares.then(|| callsite.shared(pool)),
             source,
             callsite,
@@ -155,7 +159,13 @@ impl<'a> Call<'a> {
             status: &self.status,
             in_driver_transaction,
             policy: &function.policy,
-            id: AttemptId { function: function.name, attempt: self.attempt, counters: &self.callsite.counters },
+            id: AttemptId {
+                function: function.name,
+                attempt: self.attempt,
+                counters: &self.callsite.counters,
+                span: self.spans.id(),
+            },
+            span: self.spans.attempt(),
             function: function.name,
             pool: self.pool,
             deadline: self.deadline,
@@ -187,6 +197,7 @@ impl<'a> Call<'a> {
             self.status = AttemptStatus::default();
         }
         self.attempt += 1;
+        self.spans.begin_attempt(self.attempt);
         if self.must_run_alone() || self.queue_guards.is_some() {
             // Boxed, because it is rare, and every call's future would otherwise be that much larger.
             Box::pin(self.wait_for_others()).await?;
@@ -206,7 +217,12 @@ impl<'a> Call<'a> {
     }
 
     fn id(&self) -> AttemptId {
-        AttemptId { function: self.function().name, attempt: self.attempt, counters: &self.callsite.counters }
+        AttemptId {
+            function: self.function().name,
+            attempt: self.attempt,
+            counters: &self.callsite.counters,
+            span: self.spans.id(),
+        }
     }
 
     fn history(&self) -> History {

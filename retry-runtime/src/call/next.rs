@@ -187,6 +187,7 @@ impl Call<'_> {
         }
         self.failures.set_delay(delay);
         self.id().emit(Event::Retrying { cause: cause.as_str(), delay }, failure);
+        self.spans.retry(delay);
         self.last_error = match outcome.error {
             Some(error) => Some(Box::new(error)),
             None => outcome.failure.as_ref().and_then(Failure::to_source),

@@ -13,7 +13,9 @@ impl Call<'_> {
         let time = self.clock.attempt_ended(now, outcome.phase, outcome.retry.is_some());
         let reason = outcome.reason().or_else(|| (!is_ok).then_some("body_error"));
         let failure = outcome.failure.as_ref();
-        self.id().emit(Event::AttemptEnded(&AttemptEnd { reason, phase: outcome.phase, time }), failure);
+        let end = AttemptEnd { reason, phase: outcome.phase, time };
+        self.id().emit(Event::AttemptEnded(&end), failure);
+        self.spans.end_attempt(&end, failure);
         // A call that was not retried has no history.
         if let (Some(reason), true) = (reason, self.attempt > 1 || outcome.retry.is_some()) {
             let sqlstate = failure.and_then(|failure| failure.code()).map(Into::into);
@@ -41,5 +43,6 @@ impl Call<'_> {
         let (time, wasted, waiting) = (clock.elapsed_at(now), clock.wasted(), clock.waiting());
         let end = CallEnd { result, is_committed, attempts: self.attempt, time, wasted, waiting };
         self.id().emit(Event::CallEnded(&end), None);
+        self.spans.end_call(&end);
     }
 }

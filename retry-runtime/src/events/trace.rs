@@ -10,6 +10,7 @@ macro_rules! event {
     ($level:ident, $id:expr, $failure:expr, $($field:tt)*) => {
         tracing::$level!(
             target: "retry_runtime",
+            parent: $id.span.or_current(),
             sqlstate = $failure.and_then(Failure::code),
             error = $failure.and_then(Failure::public_message),
             function = $id.function,
