@@ -1,11 +1,13 @@
 //! Events for everything that would otherwise go unnoticed: retries, give-ups, unknown outcomes, closed connections, and
 //! the end of each attempt and call.
 //!
-//! [`stats`] always listens. The feature `tracing` adds a listener.
+//! [`stats`] always listens. The features `tracing` and `metrics` add listeners.
 
 pub(crate) mod counters;
-#[cfg(feature = "tracing")]
+#[cfg(any(feature = "tracing", feature = "metrics"))]
 mod isolated;
+#[cfg(feature = "metrics")]
+pub(crate) mod metrics;
 pub(crate) mod signal;
 #[cfg_attr(not(feature = "tracing"), path = "events/no_spans.rs")]
 pub(crate) mod spans;
@@ -18,7 +20,7 @@ use std::time::Duration;
 use crate::classify::Failure;
 use crate::error::{CommitOutcome, History, Phase};
 use crate::events::counters::Counters;
-#[cfg(feature = "tracing")]
+#[cfg(any(feature = "tracing", feature = "metrics"))]
 use crate::events::isolated::isolated;
 pub(crate) use crate::events::signal::{AttemptEnd, CallEnd, CallResult};
 use crate::events::spans::SpanId;
@@ -97,5 +99,7 @@ impl AttemptId {
         if !event.is_end() {
             isolated(|| trace::record(self, event, failure));
         }
+        #[cfg(feature = "metrics")]
+        isolated(|| metrics::record(self, &event));
     }
 }

@@ -150,6 +150,8 @@ pub use crate::driver::classify;
 pub use crate::error::{
     Cause, CommitOutcome, Error, FailedAttempt, History, Identity, ParseIdentityError, Phase, PoolError,
 };
+#[cfg(feature = "metrics")]
+pub use crate::events::metrics::describe_metrics;
 pub use crate::events::stats::{FunctionStats, Stats, stats};
 pub use crate::policy::Isolation;
 pub use crate::pool::{BoxFuture, CancelStream, Pool, Reconnect, Session, WithCancel};

@@ -4,14 +4,16 @@
 use std::sync::Once;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
+use metrics::{Counter, Gauge, Histogram, Key, KeyName, Recorder, SharedString, Unit};
 use retry_runtime::{Error, Transaction, transactional};
 use retry_tests::calls::dropped_after;
 use retry_tests::{Database, FAULT_TABLES};
 use tracing::span::{Attributes, Id, Record};
 use tracing::{Event, Metadata, Subscriber};
 
-/// The methods in which a subscriber panics, one after the other.
-const METHODS: [&str; 7] = ["enabled", "new_span", "record", "event", "enter", "exit", "try_close"];
+/// The methods in which a subscriber or a recorder panics, one after the other.
+const METHODS: [&str; 9] =
+    ["enabled", "new_span", "record", "event", "enter", "exit", "try_close", "register_counter", "register_histogram"];
 
 /// Which of them panics.
 static PANICS_IN: AtomicUsize = AtomicUsize::new(usize::MAX);
@@ -73,11 +75,34 @@ impl Subscriber for Panicking {
     }
 }
 
+impl Recorder for Panicking {
+    fn describe_counter(&self, _: KeyName, _: Option<Unit>, _: SharedString) {}
+
+    fn describe_gauge(&self, _: KeyName, _: Option<Unit>, _: SharedString) {}
+
+    fn describe_histogram(&self, _: KeyName, _: Option<Unit>, _: SharedString) {}
+
+    fn register_counter(&self, _: &Key, _: &metrics::Metadata<'_>) -> Counter {
+        called("register_counter");
+        Counter::noop()
+    }
+
+    fn register_gauge(&self, _: &Key, _: &metrics::Metadata<'_>) -> Gauge {
+        Gauge::noop()
+    }
+
+    fn register_histogram(&self, _: &Key, _: &metrics::Metadata<'_>) -> Histogram {
+        called("register_histogram");
+        Histogram::noop()
+    }
+}
+
 /// Before the harness sets a subscriber. The panics of the listener are not printed.
 fn listen() {
     static ONCE: Once = Once::new();
     ONCE.call_once(|| {
         tracing::subscriber::set_global_default(Panicking).unwrap();
+        metrics::set_global_recorder(Panicking).expect("it is the first");
         let hook = std::panic::take_hook();
         std::panic::set_hook(Box::new(move |info| {
             if info.payload().downcast_ref() != Some(&MESSAGE) {
@@ -100,7 +125,7 @@ async fn retried(tx: &mut Transaction<'_>, hangs: bool) -> Result<u32, Error> {
 }
 
 #[tokio::test]
-async fn a_panic_in_a_subscriber_changes_no_outcome() {
+async fn a_panic_in_a_subscriber_or_a_recorder_changes_no_outcome() {
     listen();
     let db = Database::create().await;
     db.setup(FAULT_TABLES).await;

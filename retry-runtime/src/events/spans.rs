@@ -99,22 +99,26 @@ impl Spans {
     }
 
     /// The attempt, for its body.
+    #[inline]
     pub(crate) fn attempt(&self) -> SpanRef<'_> {
         SpanRef(self.0.as_ref().map(|open| &open.attempt))
     }
 
     /// The parent of events: the attempt, or between attempts the call.
+    #[inline]
     pub(crate) fn id(&self) -> SpanId {
         let id = |open: &Open| isolated(|| open.attempt.id().or_else(|| open.call.id())).flatten();
         SpanId(self.0.as_deref().and_then(id).map(|id| id.into_non_zero_u64()))
     }
 
+    #[inline]
     fn tell(&mut self, change: impl FnOnce(&mut Open)) {
         if let Some(open) = &mut self.0 {
             isolated(|| change(open));
         }
     }
 
+    #[inline]
     fn close(&mut self) {
         if let Some(open) = self.0.take() {
             let open = *open;
@@ -125,6 +129,7 @@ impl Spans {
 }
 
 impl Drop for Spans {
+    #[inline]
     fn drop(&mut self) {
         self.close();
     }
@@ -155,6 +160,7 @@ pub(crate) struct SpanRef<'a>(Option<&'a Span>);
 
 impl<'a> SpanRef<'a> {
     /// Enters the span until the guard is dropped.
+    #[inline]
     pub(crate) fn enter(self) -> Entered<'a> {
         Entered(self.0.and_then(|span| isolated(|| span.enter())))
     }
@@ -164,6 +170,7 @@ impl<'a> SpanRef<'a> {
 pub(crate) struct Entered<'a>(Option<Guard<'a>>);
 
 impl Drop for Entered<'_> {
+    #[inline]
     fn drop(&mut self) {
         if let Some(guard) = self.0.take() {
             isolated(|| drop(guard));

@@ -8,6 +8,7 @@
 //! - [Classes of failures](classes): what is retried, and on which budget.
 //! - [Hot rows](hot_rows): many calls that want the same rows.
 //! - [Commit outcomes](unknown_commits): what each result means, and when `COMMIT` gets no reply.
+//! - [Operating](operating): statistics, events, spans and metrics, and what to do about them.
 //! - [Engines](engines): PostgreSQL, PgBouncer, Citus, CockroachDB, YugabyteDB, Aurora DSQL.
 //! - [Fewer surprises](review): a checklist for reviewers.
 //! - [Comparison](comparison): beside a hand-written loop and other libraries.
@@ -32,6 +33,7 @@ pages! {
     classes: "../../docs/classes.md";
     hot_rows: "../../docs/hot-rows.md";
     unknown_commits: "../../docs/unknown-commits.md";
+    operating: "../../docs/operating.md";
     engines: "../../docs/engines.md";
     review: "../../docs/review.md";
     comparison: "../../docs/comparison.md";
