@@ -25,6 +25,8 @@ examples! {
     deadlock,
     job_queue,
     loyalty,
+    metrics,
+    opentelemetry,
     optimistic,
     outbox,
     own_pool,

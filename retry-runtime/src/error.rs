@@ -3,6 +3,7 @@
 mod cause;
 mod history;
 mod identity;
+mod phase;
 mod pool;
 
 use std::error::Error as StdError;
@@ -15,10 +16,13 @@ use crate::classify::Failure;
 
 pub use self::cause::Cause;
 pub(crate) use self::cause::{AnyError, held_by};
+#[cfg(feature = "tracing")]
+pub(crate) use self::history::Attempts;
 pub(crate) use self::history::Failures;
-pub use self::history::History;
+pub use self::history::{FailedAttempt, History};
 pub use self::identity::{Identity, ParseIdentityError};
 pub(crate) use self::identity::{Incarnation, Key, Token, Transaction};
+pub use self::phase::Phase;
 pub use self::pool::PoolError;
 
 /// Why a call failed, if the reason is not the body's own error.
@@ -128,49 +132,6 @@ pub enum Error {
     },
 }
 
-/// What a call was doing when its deadline passed.
-///
-/// ```
-/// use retry_runtime::Phase;
-///
-/// assert_eq!(Phase::Body.to_string(), "running the body");
-/// ```
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-#[non_exhaustive]
-pub enum Phase {
-    /// Waiting for other calls of the function in this process.
-    Queue,
-    /// Waiting for a connection.
-    Pool,
-    /// Waiting for the reply to `BEGIN`.
-    Begin,
-    /// Running the body.
-    Body,
-    /// Waiting for the reply to `COMMIT`. The transaction was later found not to have committed.
-    Commit,
-    /// About to sleep before a retry.
-    BackOff,
-}
-
-impl Phase {
-    pub(crate) const fn as_str(self) -> &'static str {
-        match self {
-            Self::Queue => "waiting for other calls",
-            Self::Pool => "waiting for a connection",
-            Self::Begin => "waiting for BEGIN",
-            Self::Body => "running the body",
-            Self::Commit => "waiting for COMMIT",
-            Self::BackOff => "about to sleep before a retry",
-        }
-    }
-}
-
-impl fmt::Display for Phase {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.pad(self.as_str())
-    }
-}
-
 /// What became of a transaction.
 ///
 /// There is no fourth outcome, so this enum can be matched exhaustively.
@@ -251,6 +212,24 @@ impl Error {
     pub(crate) fn aborted(failure: Option<&Failure>) -> Self {
         let db = failure.and_then(Failure::to_source).and_then(|source| source.downcast::<DbError>().ok());
         Self::Aborted { source: db.map(Cause::from) }
+    }
+
+    /// The kind of error, in events, statistics and metrics.
+    pub(crate) const fn kind(&self) -> &'static str {
+        match self {
+            Self::Postgres(_) => "postgres",
+            Self::Pool(_) => "pool",
+            Self::Aborted { .. } => "aborted",
+            Self::EndedByBody => "ended_by_body",
+            Self::CommitUnknown { .. } => "commit_unknown",
+            Self::DeadlineExceeded { .. } => "deadline_exceeded",
+            Self::CircuitOpen { .. } => "circuit_open",
+            Self::ResolveUnsupported(_) => "resolve_unsupported",
+            Self::NotNested { .. } => "not_nested",
+            Self::NestedIsolation { .. } => "nested_isolation",
+            Self::NestedDurable { .. } => "nested_durable",
+            Self::OnCommitUnseen { .. } => "on_commit_unseen",
+        }
     }
 
     /// Whether the transaction may be committed: [`Error::CommitUnknown`]. After every other error it is not, except

@@ -1,15 +1,33 @@
-//! Events for everything that would otherwise go unnoticed: retries, give-ups, unknown outcomes, closed connections.
+//! Events for everything that would otherwise go unnoticed: retries, give-ups, unknown outcomes, closed connections, and
+//! the end of each attempt and call.
 //!
-//! [`tracing`](mod@trace) is the listener. Without the feature `tracing` an event has none.
+//! [`stats`] always listens. The features `tracing` and `metrics` add listeners.
+
+pub(crate) mod counters;
+#[cfg(any(feature = "tracing", feature = "metrics"))]
+mod isolated;
+#[cfg(feature = "metrics")]
+pub(crate) mod metrics;
+pub(crate) mod signal;
+#[cfg_attr(not(feature = "tracing"), path = "events/no_spans.rs")]
+pub(crate) mod spans;
+pub(crate) mod stats;
+#[cfg(feature = "tracing")]
+mod trace;
 
 use std::time::Duration;
 
 use crate::classify::Failure;
 use crate::error::{CommitOutcome, History, Phase};
+use crate::events::counters::Counters;
+#[cfg(any(feature = "tracing", feature = "metrics"))]
+use crate::events::isolated::isolated;
+pub(crate) use crate::events::signal::{AttemptEnd, CallEnd, CallResult};
+use crate::events::spans::SpanId;
 
 /// What has happened to a call.
 #[derive(Clone, Copy, Debug)]
-#[cfg_attr(not(feature = "tracing"), expect(dead_code, reason = "read by listeners only"))]
+#[allow(dead_code, reason = "read by listeners only")]
 pub(crate) enum Event<'a> {
     /// Another attempt follows after `delay`.
     Retrying { cause: &'static str, delay: Duration },
@@ -43,6 +61,22 @@ pub(crate) enum Event<'a> {
     CommitResolved { outcome: CommitOutcome },
     /// A call was dropped while it waited for the reply to `COMMIT`. This is how the commit ended.
     DroppedInCommit { outcome: CommitOutcome },
+    /// The body returned `Ok` although a statement had failed. The attempt is not committed.
+    IgnoredFailure,
+    /// The attempt had to wait in the function's queues.
+    Queued { time: Duration },
+    /// An attempt has ended, in any way.
+    AttemptEnded(&'a AttemptEnd),
+    /// The call has ended, in any way.
+    CallEnded(&'a CallEnd),
+}
+
+impl Event<'_> {
+    /// Whether it is one of the events of every call. They are no `tracing` events.
+    #[cfg(feature = "tracing")]
+    fn is_end(&self) -> bool {
+        matches!(self, Self::AttemptEnded(_) | Self::CallEnded(_))
+    }
 }
 
 /// The attempt that an event is about.
@@ -51,84 +85,29 @@ pub(crate) struct AttemptId {
     pub(crate) function: &'static str,
     /// 1 for the first. 0 before the first.
     pub(crate) attempt: u32,
+    /// The function's counters.
+    pub(crate) counters: &'static Counters,
+    /// The span that its events are in.
+    #[allow(dead_code, reason = "read by listeners only")]
+    pub(crate) span: SpanId,
 }
 
 impl AttemptId {
+    /// For work that goes on after the call, when its spans are closed.
+    pub(crate) fn after_call(self) -> Self {
+        Self { span: SpanId::default(), ..self }
+    }
+
     /// Tells every listener of `event`, and of the failure that brought it about.
-    #[cfg_attr(not(feature = "tracing"), expect(unused_variables, clippy::unused_self, reason = "no listener"))]
+    #[cfg_attr(not(feature = "tracing"), allow(unused_variables, reason = "read by listeners only"))]
+    #[inline]
     pub(crate) fn emit(self, event: Event<'_>, failure: Option<&Failure>) {
+        stats::record(self.counters, &event);
         #[cfg(feature = "tracing")]
-        trace::record(self, event, failure);
-    }
-}
-
-/// Events of the crate `tracing`, with the target `retry_runtime`.
-#[cfg(feature = "tracing")]
-mod trace {
-    use super::{AttemptId, Duration, Event, Failure};
-
-    macro_rules! event {
-        ($level:ident, $id:expr, $failure:expr, $($field:tt)*) => {
-            tracing::$level!(
-                target: "retry_runtime",
-                sqlstate = $failure.and_then(Failure::code),
-                error = $failure.and_then(Failure::public_message),
-                function = $id.function,
-                attempt = $id.attempt,
-                $($field)*
-            )
-        };
-    }
-
-    fn micros(time: Duration) -> u64 {
-        u64::try_from(time.as_micros()).unwrap_or(u64::MAX)
-    }
-
-    pub(super) fn record(id: AttemptId, event: Event<'_>, failure: Option<&Failure>) {
-        match event {
-            Event::Retrying { cause, delay } => {
-                event!(info, id, failure, class = cause, delay_us = micros(delay), "retrying");
-            }
-            Event::GivingUp { cause, history } => {
-                let (elapsed_us, failures) = (micros(history.elapsed), &history.failures);
-                event!(warn, id, failure, class = cause, elapsed_us, %failures, "giving up");
-            }
-            Event::OneAtATime { time } => {
-                let time_ms = u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
-                event!(warn, id, failure, time_ms, "running calls one at a time");
-            }
-            Event::DeadlineExceeded { phase, history } => {
-                let (elapsed_us, failures) = (micros(history.elapsed), &history.failures);
-                event!(warn, id, failure, phase = phase.as_str(), elapsed_us, %failures, "deadline exceeded");
-            }
-            Event::RetryRefused { cause, reason, history } => {
-                let (elapsed_us, failures) = (micros(history.elapsed), &history.failures);
-                event!(warn, id, failure, class = cause, reason, elapsed_us, %failures, "giving up");
-            }
-            Event::CircuitOpen { retry_after } => {
-                event!(warn, id, failure, retry_after_us = micros(retry_after), "circuit open");
-            }
-            Event::CircuitOpened { pool } => event!(info, id, failure, pool, "circuit opened"),
-            Event::CircuitClosed { pool } => event!(info, id, failure, pool, "circuit closed"),
-            Event::ConnectionDiscarded => event!(warn, id, failure, "connection discarded"),
-            Event::RolledBackLeftOpen => {
-                event!(warn, id, failure, "rolled back a transaction that was left open");
-            }
-            Event::EarlierFailure => event!(warn, id, failure, "an earlier statement had failed"),
-            Event::NotNested { outer, independent: true } => {
-                event!(info, id, failure, outer, "a call inside a body is not in its transaction");
-            }
-            Event::NotNested { outer, independent: false } => {
-                event!(warn, id, failure, outer, "a call inside a body is not in its transaction");
-            }
-            Event::EndedByBody => event!(warn, id, failure, "the body ended the transaction itself"),
-            Event::CommitUnknown => event!(warn, id, failure, "commit outcome unknown"),
-            Event::CommitResolved { outcome } => {
-                event!(warn, id, failure, outcome = outcome.as_str(), "commit outcome looked up");
-            }
-            Event::DroppedInCommit { outcome } => {
-                event!(warn, id, failure, outcome = outcome.as_str(), "call dropped in commit");
-            }
+        if !event.is_end() {
+            isolated(|| trace::record(self, event, failure));
         }
+        #[cfg(feature = "metrics")]
+        isolated(|| metrics::record(self, &event));
     }
 }

@@ -147,7 +147,12 @@ pub use crate::call::source::Source;
 pub use crate::classify::Class;
 pub use crate::commit::{INSTALL_SQL, install};
 pub use crate::driver::classify;
-pub use crate::error::{Cause, CommitOutcome, Error, History, Identity, ParseIdentityError, Phase, PoolError};
+pub use crate::error::{
+    Cause, CommitOutcome, Error, FailedAttempt, History, Identity, ParseIdentityError, Phase, PoolError,
+};
+#[cfg(feature = "metrics")]
+pub use crate::events::metrics::describe_metrics;
+pub use crate::events::stats::{FunctionStats, Stats, stats};
 pub use crate::policy::Isolation;
 pub use crate::pool::{
     BoxFuture, CancelStream, Pool, Protection, Reconnect, Session, WithBreaker, WithBudget, WithCancel,

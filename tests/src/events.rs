@@ -1,21 +1,37 @@
-//! Captured events: what the runtime emits through `tracing` while a test runs.
+//! Captured events and spans: what the runtime emits through `tracing` while a test runs.
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::fmt;
-use std::sync::{Arc, Mutex, Once, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, Once, PoisonError};
 
 use tracing::field::{Field, Visit};
+use tracing::span::{Attributes, Id, Record};
 use tracing::{Event, Subscriber};
 use tracing_subscriber::layer::{Context, Layer, SubscriberExt};
 use tracing_subscriber::registry;
-use tracing_subscriber::registry::LookupSpan;
+use tracing_subscriber::registry::{LookupSpan, SpanRef};
 
 /// An event's fields as text, with its message under `message`, its level under `level`, and the name of the span around
 /// it under `span`.
 pub type Fields = BTreeMap<&'static str, String>;
 
-type Captured = Arc<Mutex<Vec<Fields>>>;
+/// What has happened, in order.
+#[derive(Default)]
+struct Capture {
+    events: Vec<Fields>,
+    nodes: Vec<Node>,
+}
+
+/// A span or an event in the tree of spans.
+struct Node {
+    parent: Option<usize>,
+    name: String,
+    /// Of spans.
+    fields: Fields,
+}
+
+type Captured = Arc<Mutex<Capture>>;
 
 thread_local! {
     static CURRENT: RefCell<Option<Captured>> = const { RefCell::new(None) };
@@ -47,8 +63,31 @@ impl Events {
     /// All events so far.
     #[must_use]
     pub fn all(&self) -> Vec<Fields> {
-        self.captured.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        lock(&self.captured).events.clone()
     }
+
+    /// All spans so far, each on a line with its fields, and below it, indented, its spans and the runtime's events.
+    #[must_use]
+    pub fn tree(&self) -> String {
+        fn write(tree: &mut String, nodes: &[Node], parent: Option<usize>, depth: usize) {
+            for (index, node) in nodes.iter().enumerate().filter(|(_, node)| node.parent == parent) {
+                tree.push_str(&"  ".repeat(depth));
+                tree.push_str(&node.name);
+                for (field, value) in &node.fields {
+                    let _ = fmt::Write::write_fmt(tree, format_args!(" {field}={value}"));
+                }
+                tree.push('\n');
+                write(tree, nodes, Some(index), depth + 1);
+            }
+        }
+        let mut tree = String::new();
+        write(&mut tree, &lock(&self.captured).nodes, None, 0);
+        tree
+    }
+}
+
+fn lock(captured: &Captured) -> MutexGuard<'_, Capture> {
+    captured.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl fmt::Debug for Events {
@@ -73,8 +112,12 @@ pub(crate) fn subscribe() {
     });
 }
 
-/// Passes each event to the capture of its thread.
+/// Passes each event and span to the capture of its thread.
 struct ToThread;
+
+/// The capture that a span is in, and its place there.
+#[derive(Clone)]
+struct Place(Captured, usize);
 
 impl<S: Subscriber + for<'s> LookupSpan<'s>> Layer<S> for ToThread {
     fn on_event(&self, event: &Event<'_>, context: Context<'_, S>) {
@@ -82,9 +125,43 @@ impl<S: Subscriber + for<'s> LookupSpan<'s>> Layer<S> for ToThread {
         if event.metadata().target() == "retry_runtime" {
             let mut fields = Fields::from([("level", event.metadata().level().to_string())]);
             event.record(&mut Text(&mut fields));
-            fields.extend(context.event_span(event).map(|span| ("span", span.name().to_owned())));
-            captured.lock().unwrap_or_else(PoisonError::into_inner).push(fields);
+            let span = context.event_span(event);
+            let parent = span.as_ref().and_then(place_in(&captured));
+            fields.extend(span.map(|span| ("span", span.name().to_owned())));
+            let name = format!("{}: {}", fields["level"].to_lowercase(), fields["message"]);
+            let mut capture = lock(&captured);
+            capture.nodes.push(Node { parent, name, fields: Fields::new() });
+            capture.events.push(fields);
         }
+    }
+
+    fn on_new_span(&self, attributes: &Attributes<'_>, id: &Id, context: Context<'_, S>) {
+        let Some(captured) = CURRENT.with_borrow(Clone::clone) else { return };
+        let Some(span) = context.span(id) else { return };
+        let mut fields = Fields::new();
+        attributes.record(&mut Text(&mut fields));
+        let parent = span.parent().as_ref().and_then(place_in(&captured));
+        let index = {
+            let mut capture = lock(&captured);
+            capture.nodes.push(Node { parent, name: span.name().to_owned(), fields });
+            capture.nodes.len() - 1
+        };
+        span.extensions_mut().insert(Place(captured, index));
+    }
+
+    fn on_record(&self, id: &Id, values: &Record<'_>, context: Context<'_, S>) {
+        let place = context.span(id).and_then(|span| span.extensions().get::<Place>().cloned());
+        if let Some(Place(captured, index)) = place {
+            values.record(&mut Text(&mut lock(&captured).nodes[index].fields));
+        }
+    }
+}
+
+/// Finds a span's place in this capture, if it is in it.
+fn place_in<'a, S: for<'s> LookupSpan<'s>>(captured: &'a Captured) -> impl Fn(&SpanRef<'_, S>) -> Option<usize> + 'a {
+    |span| {
+        let extensions = span.extensions();
+        extensions.get::<Place>().filter(|place| Arc::ptr_eq(&place.0, captured)).map(|place| place.1)
     }
 }
 

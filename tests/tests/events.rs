@@ -29,8 +29,7 @@ async fn retries_and_give_ups_are_events() {
             assert_eq!(event.get(field).map(String::as_str), Some(*value), "{field} in {event:?}");
         }
     };
-    let common =
-        [("function", "conflict"), ("class", "serialization"), ("sqlstate", "40001"), ("span", "the body's span")];
+    let common = [("function", "conflict"), ("class", "serialization"), ("sqlstate", "40001"), ("span", "attempt")];
     expect(&all[0], &common);
     expect(&all[0], &[("message", "retrying"), ("level", "INFO"), ("attempt", "1"), ("delay_us", "1000")]);
     expect(&all[1], &common);

@@ -3,12 +3,19 @@
 
 use std::time::Duration;
 
-use retry_runtime::{Error, History, Phase, Source, Transaction, transactional};
+use retry_runtime::{Error, FailedAttempt, History, Phase, Source, Transaction, transactional};
 use retry_tests::events::Events;
 use retry_tests::{Database, FAULT_TABLES};
 
 /// Raises the SQLSTATE of each attempt: in the body, or in COMMIT.
-#[transactional(base_delay = "100us", max_delay = "200us", jitter = "none", retries = 1, deadlock_retries = 2)]
+#[transactional(
+    base_delay = "100us",
+    max_delay = "200us",
+    jitter = "none",
+    retries = 1,
+    deadlock_retries = 2,
+    damping = "off"
+)]
 async fn fail(tx: &mut Transaction<'_>, sqlstates: &[&str], in_commit: bool) -> Result<(), Error> {
     let Some(sqlstate) = sqlstates.get(tx.attempt() as usize - 1) else { return Ok(()) };
     let raise = format!("DO $do$ BEGIN RAISE EXCEPTION USING MESSAGE = 'the cause', ERRCODE = '{sqlstate}'; END $do$");
@@ -35,6 +42,16 @@ fn parts(error: &Error) -> (u32, Vec<(&'static str, u32)>) {
     (history.attempts(), history.failures().collect())
 }
 
+type Details<'a> = (&'static str, Option<&'a str>, Phase, Option<Duration>);
+
+fn last_attempts(error: &Error) -> Vec<Details<'_>> {
+    let history = error.history().expect("the call was retried");
+    assert_eq!(history.omitted_attempts(), 0);
+    assert!(history.last_attempts().map(FailedAttempt::duration).sum::<Duration>() < history.elapsed());
+    let attempts = history.last_attempts();
+    attempts.map(|attempt| (attempt.reason(), attempt.sqlstate(), attempt.phase(), attempt.delay())).collect()
+}
+
 #[tokio::test]
 async fn an_error_of_a_retried_call_says_what_happened_before() {
     let db = Database::create().await;
@@ -44,6 +61,16 @@ async fn an_error_of_a_retried_call_says_what_happened_before() {
         let error = fail(&pool, &["40001", "53300", "40P01", "40001"], in_commit).await.unwrap_err();
         assert_eq!(matches!(error, Error::Postgres(_)), in_commit, "{error:?}");
         assert_eq!(parts(&error), (4, vec![("serialization", 2), ("capacity", 1), ("deadlock", 1)]));
+        let phase = if in_commit { Phase::Commit } else { Phase::Body };
+        assert_eq!(
+            last_attempts(&error),
+            [
+                ("serialization", Some("40001"), phase, Some(Duration::from_micros(100))),
+                ("capacity", Some("53300"), phase, Some(Duration::from_millis(2))),
+                ("deadlock", Some("40P01"), phase, Some(Duration::from_micros(200))),
+                ("serialization", Some("40001"), phase, None),
+            ]
+        );
         let elapsed = error.history().map(History::elapsed);
         assert!(elapsed > Some(Duration::from_micros(300)), "the delays are a part: {elapsed:?}");
         assert!(
@@ -56,6 +83,8 @@ async fn an_error_of_a_retried_call_says_what_happened_before() {
     for event in given_up {
         assert_eq!(event["failures"], "2x serialization, 1x capacity, 1x deadlock");
         assert_eq!(event["attempt"], "4");
+        let attempts: Vec<&str> = event["attempts"].split("; ").collect();
+        assert!(attempts[2].starts_with("deadlock 40P01 in ") && attempts[2].ends_with(", delay 200.0µs"), "{event:?}");
         assert!(event["elapsed_us"].parse::<u64>().unwrap() > 300, "{event:?}");
     }
 }
@@ -68,10 +97,13 @@ async fn so_does_one_of_the_deadline_and_of_the_pool() {
     assert!(matches!(error, Error::DeadlineExceeded { phase: Phase::Body, .. }), "{error:?}");
     assert_eq!(parts(&error), (2, vec![("deadlock", 1)]));
     assert_eq!(events.of("deadline exceeded")[0]["failures"], "1x deadlock");
+    let last = error.history().and_then(|history| history.last_attempts().last()).expect("it is remembered");
+    assert_eq!((last.reason(), last.phase(), last.sqlstate()), ("deadline_exceeded", Phase::Body, None));
     pool.close();
     assert!(hang(&pool).await.unwrap_err().history().is_none(), "it was not retried");
     let no_server = retry_tests::pool(&"host=/nonexistent user=nobody".parse().unwrap(), 1);
     let error = hang(Source::from(&no_server).retries(1)).await.unwrap_err();
     assert!(matches!(error, Error::Pool(_)), "{error:?}");
     assert_eq!(parts(&error), (2, vec![("connection", 2)]));
+    assert!(error.history().is_some_and(|history| history.last_attempts().all(|last| last.phase() == Phase::Pool)));
 }

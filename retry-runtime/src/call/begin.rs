@@ -10,6 +10,7 @@ use crate::classify::Class;
 use crate::driver::{self, DriverError, Reply};
 use crate::error::{Error, Phase};
 use crate::events::Event;
+use crate::events::spans::SpanRef;
 use crate::policy::{Begin, Isolation, Policy};
 use crate::transaction::Transaction;
 use crate::transaction::context::{SavepointName, TxContext};
@@ -154,7 +155,7 @@ async fn failed(context: &TxContext<'_>, error: DriverError) -> AttemptOutcome {
 /// Begins a nested call: a savepoint of the transaction around it.
 pub(crate) async fn nested<'a>(parent: TxContext<'a>, inner: &Function) -> Result<Transaction<'a>, AttemptOutcome> {
     may_nest(&parent, parent.function, inner.name, &inner.policy).await?;
-    let context = TxContext { depth: parent.depth + 1, function: inner.name, ..parent };
+    let context = TxContext { depth: parent.depth + 1, function: inner.name, span: SpanRef::default(), ..parent };
     savepoint(context).await
 }
 

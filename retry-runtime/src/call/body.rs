@@ -7,6 +7,7 @@ use std::task::{Context, Poll};
 use pin_project_lite::pin_project;
 
 use crate::error::{Error, Phase};
+use crate::events::spans::SpanRef;
 use crate::transaction::Transaction;
 use crate::transaction::context::TxContext;
 use crate::transaction::deadline::{Bounded, Deadline, Expired};
@@ -92,6 +93,7 @@ pub struct Scope<'a> {
     call: RunningCall,
     deadline: Deadline,
     status: &'a AttemptStatus,
+    span: SpanRef<'a>,
     is_outermost: bool,
 }
 
@@ -100,8 +102,8 @@ impl<'a> Transaction<'a> {
     #[doc(hidden)]
     #[must_use]
     pub fn scope(&self) -> Scope<'a> {
-        let TxContext { function, pool, deadline, status, depth, .. } = self.context;
-        Scope { call: RunningCall { function, pool }, deadline, status, is_outermost: depth == 0 }
+        let TxContext { function, pool, deadline, status, span, depth, .. } = self.context;
+        Scope { call: RunningCall { function, pool }, deadline, status, span, is_outermost: depth == 0 }
     }
 
     /// Whether an earlier attempt may be committed.
@@ -116,9 +118,9 @@ impl<'a> Scope<'a> {
     /// Runs the body. If it is ended early, it returns a placeholder of its error type, and the call returns the reason.
     #[must_use]
     pub fn body<O: Outcome<Err: FromError>, F: Future<Output = O>>(self, body: F) -> Body<'a, F> {
-        let Self { call, deadline, status, is_outermost } = self;
+        let Self { call, deadline, status, span, is_outermost } = self;
         let cut_off = |phase| O::from_result(Err(FromError::from_error(Error::deadline(phase))));
-        Body { work: deadline.bound(body), cut_off, call, status, is_outermost }
+        Body { work: deadline.bound(body), cut_off, call, status, span, is_outermost }
     }
 
     /// [`Scope::body`] for an error that is a type parameter: rustc then suggests the bound to write, `From<Error>`.
@@ -136,6 +138,7 @@ pin_project! {
         cut_off: fn(Phase) -> F::Output,
         call: RunningCall,
         status: &'a AttemptStatus,
+        span: SpanRef<'a>,
         is_outermost: bool,
     }
 }
@@ -149,6 +152,7 @@ impl<F: Future> Future for Body<'_, F> {
         if *this.is_outermost && status.is_begin_pending() && status.poll_begin(cx) == Poll::Ready(false) {
             return Poll::Ready((this.cut_off)(Phase::Begin));
         }
+        let _entered = this.span.enter();
         let _innermost = Scoped::set(&INNERMOST, Some(*this.call));
         match this.work.poll(cx) {
             Poll::Ready(Ok(outcome)) => Poll::Ready(outcome),

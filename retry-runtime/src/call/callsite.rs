@@ -9,6 +9,7 @@ use crate::call::begin_sql::begin_sql;
 use crate::call::deadlock_gate::DeadlockGate;
 use crate::call::queue::{QueueGuards, Queues};
 use crate::call::server_timeout::SessionTimeout;
+use crate::events::counters::Counters;
 use crate::policy::{Damping, Policy};
 use crate::transaction::deadline::Deadline;
 
@@ -17,6 +18,7 @@ use crate::transaction::deadline::Deadline;
 pub struct Callsite {
     pub(crate) function: Function,
     per_pool: PerPool,
+    pub(crate) counters: Counters,
 }
 
 /// A function's name and options, or those of one call.
@@ -32,7 +34,7 @@ impl Callsite {
     #[must_use]
     pub const fn new(name: &'static str, policy: Policy) -> Self {
         policy.validate();
-        Self { function: Function::new(name, policy), per_pool: PerPool::new() }
+        Self { function: Function::new(name, policy), per_pool: PerPool::new(), counters: Counters::new(name) }
     }
 
     /// What the calls on this pool share. `None` stands for all calls without a pool.

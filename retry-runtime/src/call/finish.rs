@@ -180,7 +180,7 @@ impl Transaction<'_> {
             // It was not sent, so its outcome is known.
             Err(error) => {
                 status.record(driver::failure_of(&error));
-                return Box::pin(self.roll_back(false)).await.with_error(Error::from(error));
+                return Box::pin(self.roll_back(false)).await.in_commit().with_error(Error::from(error));
             }
         };
         let deadline = self.context.deadline;
@@ -236,7 +236,7 @@ impl Transaction<'_> {
             } else {
                 self.roll_back(false).await
             };
-            outcome.with_error(Error::from(error))
+            outcome.in_commit().with_error(Error::from(error))
         } else {
             self.no_reply(Some(error), identity)
         }
@@ -244,6 +244,7 @@ impl Transaction<'_> {
 
     /// The body returned `Ok` in a transaction that must not, or cannot, be committed.
     async fn abort(&mut self) -> AttemptOutcome {
+        self.context.id.emit(Event::IgnoredFailure, self.context.status.failure().as_ref());
         let outcome = self.roll_back(false).await;
         let error = Error::aborted(outcome.failure.as_ref());
         outcome.with_error(error)
@@ -255,7 +256,7 @@ impl Transaction<'_> {
         let failure = error.as_ref().map(driver::failure_of);
         // If the outcome is looked up, the call does not wait for the reply any longer.
         let session_broken = error.is_some() || identity.is_some();
-        let unknown = AttemptOutcome { session_broken, ..AttemptOutcome::new(CommitOutcome::Unknown) };
+        let unknown = AttemptOutcome { session_broken, ..AttemptOutcome::new(CommitOutcome::Unknown) }.in_commit();
         if policy.read_only {
             // It wrote nothing, so its outcome does not matter.
             let retry = failure.as_ref().and_then(|failure| RetryCause::of(failure, policy));

@@ -7,6 +7,7 @@ mod begin;
 mod begin_sql;
 pub(crate) mod body;
 pub(crate) mod callsite;
+mod clock;
 mod deadlock_gate;
 pub(crate) mod finish;
 mod next;
@@ -17,6 +18,7 @@ pub(crate) mod queue;
 mod retry;
 pub(crate) mod server_timeout;
 mod session;
+mod signals;
 pub(crate) mod source;
 
 use std::error::Error as StdError;
@@ -25,13 +27,15 @@ use std::time::Instant;
 
 use crate::call::body::RunningCall;
 use crate::call::callsite::{Callsite, Function, Shared};
+use crate::call::clock::Clock;
 use crate::call::deadlock_gate::AttemptTimer;
 use crate::call::outcome::AttemptOutcome;
 use crate::call::queue::{QueueGuards, QueueKey};
 use crate::call::retry::Budgets;
 use crate::call::source::{Kind, Source};
 use crate::error::{Error, Failures, History, Phase};
-use crate::events::{AttemptId, Event};
+use crate::events::spans::Spans;
+use crate::events::{AttemptId, CallResult, Event};
 use crate::policy::Damping;
 use crate::pool::protection::{Admission, Protection};
 use crate::pool::{Session, clean_up};
@@ -65,7 +69,10 @@ pub struct Call<'a> {
     /// The attempt under way, for the function's gate.
     timer: Option<AttemptTimer>,
     attempt: u32,
-    began: Instant,
+    clock: Clock,
+    spans: Spans,
+    /// Whether its end was emitted.
+    is_over: bool,
     /// Why attempts have failed.
     failures: Failures,
     budgets: Budgets,
@@ -88,7 +95,9 @@ impl<'a> Call<'a> {
         };
         // A call inside another transaction must not wait for other calls: they could wait for that transaction, forever.
         let shares = !source.is_savepoint() && outer.is_none() && (has_gate || policy.escalate_after.is_some());
+        let name = own.as_deref().unwrap_or(&callsite.function).name;
         Self {
+            spans: if matches!(source, Kind::Nested(_)) { Spans::default() } else { Spans::of_call(name) },
             shared: shares.then(|| callsite.shared(pool)),
             source,
             callsite,
@@ -106,7 +115,8 @@ impl<'a> Call<'a> {
             queue_guards: None,
             timer: None,
             attempt: 0,
-            began: Instant::now(),
+            clock: Clock::start(),
+            is_over: false,
             failures: Failures::default(),
             budgets: Budgets::default(),
             after_unknown: false,
@@ -139,9 +149,12 @@ impl<'a> Call<'a> {
             Kind::Pool(pool) => {
                 self.prepare().await?;
                 self.admit()?;
-                let session = match self.session.take() {
-                    Some(kept) => kept,
-                    None => session::take(pool, self.deadline, &self.function().policy, self.id()).await?,
+                let session = if let Some(kept) = self.session.take() {
+                    kept
+                } else {
+                    let (deadline, id) = (self.deadline, self.id());
+                    let policy = &self.own.as_deref().unwrap_or(&self.callsite.function).policy;
+                    self.clock.wait(session::take(pool, deadline, policy, id)).await?
                 };
                 let session = &**self.session.insert(session);
                 (session.client(), Some(session))
@@ -159,7 +172,13 @@ impl<'a> Call<'a> {
             status: &self.status,
             in_driver_transaction,
             policy: &function.policy,
-            id: AttemptId { function: function.name, attempt: self.attempt },
+            id: AttemptId {
+                function: function.name,
+                attempt: self.attempt,
+                counters: &self.callsite.counters,
+                span: self.spans.id(),
+            },
+            span: self.spans.attempt(),
             function: function.name,
             pool: self.pool,
             deadline: self.deadline,
@@ -195,6 +214,7 @@ impl<'a> Call<'a> {
             self.status = AttemptStatus::default();
         }
         self.attempt += 1;
+        self.spans.begin_attempt(self.attempt);
         if self.must_run_alone() || self.queue_guards.is_some() {
             // Boxed, because it is rare, and every call's future would otherwise be that much larger.
             Box::pin(self.wait_for_others()).await?;
@@ -214,11 +234,20 @@ impl<'a> Call<'a> {
     }
 
     fn id(&self) -> AttemptId {
-        AttemptId { function: self.function().name, attempt: self.attempt }
+        AttemptId {
+            function: self.function().name,
+            attempt: self.attempt,
+            counters: &self.callsite.counters,
+            span: self.spans.id(),
+        }
     }
 
     fn history(&self) -> History {
-        History { attempts: self.attempt, elapsed: self.began.elapsed(), failures: self.failures.clone() }
+        History {
+            attempts: self.attempt,
+            elapsed: self.clock.elapsed_at(Instant::now()),
+            failures: self.failures.clone(),
+        }
     }
 
     /// The pool's session, or the caller's own.
@@ -244,13 +273,21 @@ impl<'a> Call<'a> {
         let escalated = self.has_escalated();
         let Some(shared) = &self.shared else { return Ok(()) };
         let wait = shared.wait(self.queue_guards.get_or_insert_default(), escalated);
-        let wait = self.deadline.bound(wait).await;
+        let waited_before = self.clock.waiting();
+        let wait = self.clock.wait(self.deadline.bound(wait)).await;
+        let time = self.clock.waiting().saturating_sub(waited_before);
+        if !time.is_zero() {
+            self.id().emit(Event::Queued { time }, None);
+        }
         wait.map_err(|Expired| AttemptOutcome::not_begun(Error::deadline(Phase::Queue), None, None))
     }
 }
 
 impl Drop for Call<'_> {
     fn drop(&mut self) {
+        if !self.is_over && !matches!(self.source, Kind::Nested(_)) {
+            self.end(CallResult::Dropped, false, Instant::now());
+        }
         let commit = self.status.take_commit();
         match self.session.take() {
             Some(session) if self.status.is_in_transaction() => clean_up::hand_over(session, commit, self.id()),

@@ -1,7 +1,7 @@
 //! What follows an attempt: the call's result, or another attempt.
 
 use std::ops::ControlFlow;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::time::sleep;
 
@@ -15,7 +15,7 @@ use crate::call::source::Kind;
 use crate::classify::{Class, Failure};
 use crate::commit::resolve;
 use crate::error::{CommitOutcome, Error, Phase};
-use crate::events::Event;
+use crate::events::{CallResult, Event};
 use crate::transaction::hooks;
 
 /// What follows an attempt.
@@ -37,7 +37,8 @@ impl Call<'_> {
             Ok(Finished { result, outcome }) => (Some(result), outcome),
             Err(outcome) => (None, outcome),
         };
-        match (self.conclude(outcome).await, result) {
+        let is_ok = result.as_ref().is_none_or(Result::is_ok);
+        match (self.conclude(outcome, is_ok).await, result) {
             (Next::Retry, _) => ControlFlow::Continue(()),
             (Next::Fail(error), _) => ControlFlow::Break(Err(E::from_error(error))),
             (Next::Return, Some(result)) => ControlFlow::Break(result),
@@ -53,23 +54,27 @@ impl Call<'_> {
         self.next(attempt)
     }
 
-    async fn conclude(&mut self, outcome: AttemptOutcome) -> Next {
+    /// `is_ok`: the body returned `Ok`, or did not run.
+    async fn conclude(&mut self, outcome: AttemptOutcome, is_ok: bool) -> Next {
         if matches!(self.source, Kind::Nested(_)) {
             return outcome.error.map_or(Next::Return, Next::Fail);
         }
         self.tell_protection(&outcome);
         if outcome.is_committed() && self.status.with_hooks(|hooks| hooks.len() == 0) {
             // Most calls end here.
+            let now = Instant::now();
             self.end_session(&outcome, false);
             self.tell_gate(&outcome);
             self.with_queues(QueueGuards::release_all);
+            self.end_committed(now);
             return Next::Return;
         }
         // Boxed, because every call's future would otherwise be that much larger.
-        Box::pin(self.conclude_other(outcome)).await
+        Box::pin(self.conclude_other(outcome, is_ok)).await
     }
 
-    async fn conclude_other(&mut self, mut outcome: AttemptOutcome) -> Next {
+    async fn conclude_other(&mut self, mut outcome: AttemptOutcome, is_ok: bool) -> Next {
+        let now = Instant::now();
         if let (true, Some(session)) = (outcome.retry.is_some_and(RetryCause::is_stale_plan), self.session()) {
             session.clear_statement_cache();
         }
@@ -79,6 +84,7 @@ impl Call<'_> {
         let hooks_wait = self.status.with_hooks(|hooks| hooks.len() > 0);
         self.end_session(&outcome, hooks_wait);
         self.look_up(&mut outcome).await;
+        self.end_attempt(&outcome, is_ok, now);
         self.tell_gate(&outcome);
         // A hook may call this function again.
         if hooks_wait || outcome.retry.is_none() {
@@ -89,13 +95,23 @@ impl Call<'_> {
         let commit = if is_known { outcome.commit } else { CommitOutcome::Unknown };
         hooks::run(self.status.with_hooks(|hooks| hooks.take(commit))).await;
         self.after_unknown |= outcome.error.as_ref().is_some_and(Error::is_unknown);
-        if let Some(cause) = outcome.retry {
-            return self.try_again(cause, outcome).await;
-        }
-        if outcome.is_hidden {
-            self.id().emit(Event::EarlierFailure, outcome.failure.as_ref());
-        }
-        self.give_up(outcome)
+        let is_committed = outcome.is_committed();
+        let next = if let Some(cause) = outcome.retry {
+            self.try_again(cause, outcome).await
+        } else {
+            if outcome.is_hidden {
+                self.id().emit(Event::EarlierFailure, outcome.failure.as_ref());
+            }
+            self.give_up(outcome)
+        };
+        let result = match &next {
+            Next::Retry => return next,
+            Next::Return if is_ok => CallResult::Ok,
+            Next::Return => CallResult::BodyError,
+            Next::Fail(error) => CallResult::Error(error.kind()),
+        };
+        self.end(result, is_committed, Instant::now());
+        next
     }
 
     /// The second connection is read-only too. If a setting of the session is the reason, and not the server, other
@@ -175,16 +191,20 @@ impl Call<'_> {
             self.id().emit(event, failure);
             return self.give_up(outcome);
         }
+        self.failures.set_delay(delay);
         self.id().emit(Event::Retrying { cause: cause.as_str(), delay }, failure);
+        self.spans.retry(delay);
         self.last_error = match outcome.error {
             Some(error) => Some(Box::new(error)),
             None => outcome.failure.as_ref().and_then(Failure::to_source),
         };
+        let since = Instant::now();
         if !delay.is_zero() {
             // Other calls that wait to run alone need not wait for the end of this sleep.
             self.with_queues(QueueGuards::release_turn);
             sleep(delay).await;
         }
+        self.clock.next_attempt(since);
         Next::Retry
     }
 

@@ -18,6 +18,8 @@ pub struct Finished<T, E> {
 #[derive(Debug)]
 pub struct AttemptOutcome {
     pub(crate) commit: CommitOutcome,
+    /// What the attempt was doing when it ended.
+    pub(crate) phase: Phase,
     /// Why another attempt is worth while, if it is.
     pub(crate) retry: Option<RetryCause>,
     /// Whether the session must not be used again.
@@ -35,7 +37,7 @@ pub struct AttemptOutcome {
 impl AttemptOutcome {
     pub(crate) fn new(commit: CommitOutcome) -> Self {
         let (retry, failure, error, text) = (None, None, None, None);
-        Self { commit, retry, session_broken: false, failure, error, is_hidden: false, text }
+        Self { commit, phase: Phase::Body, retry, session_broken: false, failure, error, is_hidden: false, text }
     }
 
     /// A nested call has ended. The outermost call commits or rolls back.
@@ -52,13 +54,32 @@ impl AttemptOutcome {
     /// The transaction did not begin.
     pub(crate) fn not_begun(error: Error, failure: Option<Failure>, retry: Option<RetryCause>) -> Self {
         let ends_session = failure.as_ref().is_some_and(|failure| failure.ends_session);
+        let phase = match &error {
+            Error::DeadlineExceeded { phase, .. } => *phase,
+            Error::Pool(_) => Phase::Pool,
+            _ => Phase::Begin,
+        };
         let outcome = Self::rolled_back(failure, retry).with_error(error);
         let session_broken = outcome.session_broken || ends_session;
-        Self { session_broken, ..outcome }
+        Self { phase, session_broken, ..outcome }
     }
 
     pub(crate) fn with_error(self, error: Error) -> Self {
         Self { error: Some(error), ..self }
+    }
+
+    pub(crate) fn in_commit(self) -> Self {
+        Self { phase: Phase::Commit, ..self }
+    }
+
+    /// Why the attempt failed, in one word. `None`: nothing but the body's own error is known.
+    pub(crate) fn reason(&self) -> Option<&'static str> {
+        match (self.retry, &self.error, &self.failure) {
+            (Some(cause), ..) => Some(cause.as_str()),
+            (_, Some(error @ (Error::DeadlineExceeded { .. } | Error::CommitUnknown { .. })), _) => Some(error.kind()),
+            (_, _, Some(failure)) => Some(failure.class.as_str()),
+            (_, error, None) => error.as_ref().map(Error::kind),
+        }
     }
 
     pub(crate) fn is_committed(&self) -> bool {

@@ -142,6 +142,7 @@ fn once(spent: &mut bool) -> Option<Duration> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::events::counters::REASONS;
     use crate::policy::Jitter;
 
     const POLICY: Policy = Policy { retries: 2, deadlock_retries: Some(3), jitter: Jitter::None, ..Policy::DEFAULT };
@@ -186,6 +187,15 @@ mod tests {
         assert_eq!(millis(&mut budgets, connection), None);
         let mut budgets = Budgets { transient_since: budgets.transient_since, ..Budgets::default() };
         assert_eq!(millis(&mut budgets, connection), Some(20), "the budget is not spent");
+    }
+
+    #[test]
+    fn every_cause_has_a_counter() {
+        use Class::{Capacity, Connection, Deadlock, Lock, ReadOnly, Serialization, StalePlan};
+        use RetryCause::{Asked, BeginCanceled, LeftOpen, Listed, Unseen};
+        let classes = [Serialization, Deadlock, Lock, Connection, Capacity, ReadOnly, StalePlan];
+        let causes = classes.map(RetryCause::Class).into_iter().chain([Listed, Asked, Unseen, BeginCanceled, LeftOpen]);
+        assert!(causes.map(RetryCause::as_str).eq(REASONS.into_iter().filter(|reason| *reason != "other")));
     }
 
     #[test]

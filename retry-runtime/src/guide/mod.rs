@@ -9,6 +9,7 @@
 //! - [Hot rows](hot_rows): many calls that want the same rows.
 //! - [Overload](overload): retry storms, and how to end them.
 //! - [Commit outcomes](unknown_commits): what each result means, and when `COMMIT` gets no reply.
+//! - [Operating](operating): statistics, events, spans and metrics, and what to do about them.
 //! - [Engines](engines): PostgreSQL, PgBouncer, Citus, CockroachDB, YugabyteDB, Aurora DSQL.
 //! - [Fewer surprises](review): a checklist for reviewers.
 //! - [Comparison](comparison): beside a hand-written loop and other libraries.
@@ -34,6 +35,7 @@ pages! {
     hot_rows: "../../docs/hot-rows.md";
     overload: "../../docs/overload.md";
     unknown_commits: "../../docs/unknown-commits.md";
+    operating: "../../docs/operating.md";
     engines: "../../docs/engines.md";
     review: "../../docs/review.md";
     comparison: "../../docs/comparison.md";

@@ -56,7 +56,7 @@ impl Drop for SessionGuard {
 /// Takes over a session with an open transaction, or with a COMMIT that has no reply yet. In the first case, ROLLBACK
 /// is sent at once. Outside of a runtime, the connection is closed.
 pub(crate) fn hand_over(session: Box<dyn Session>, commit: Option<Reply>, id: AttemptId) {
-    let session = SessionGuard::new(session);
+    let (session, id) = (SessionGuard::new(session), id.after_call());
     let rollback = if commit.is_none() { Some(Reply::send(session.client(), "ROLLBACK")) } else { None };
     let commit = commit.map(|reply| Commit { reply: Some(reply), id });
     let Ok(runtime) = Runtime::try_current() else { return id.emit(Event::ConnectionDiscarded, None) };
@@ -77,7 +77,7 @@ pub(crate) fn hand_over(session: Box<dyn Session>, commit: Option<Reply>, id: At
 
 /// Waits for the reply to a COMMIT that a dropped call has sent on the caller's own client.
 pub(crate) fn wait_for_commit(reply: Reply, id: AttemptId) {
-    let commit = Commit { reply: Some(reply), id };
+    let commit = Commit { reply: Some(reply), id: id.after_call() };
     if let Ok(runtime) = Runtime::try_current() {
         runtime.spawn(commit.finish());
     }

@@ -7,6 +7,7 @@ use std::task::{Context, Waker};
 
 use crate::driver::{self, Client, DriverError};
 use crate::events::AttemptId;
+use crate::events::spans::SpanRef;
 use crate::policy::Policy;
 use crate::pool::Session;
 use crate::transaction::deadline::Deadline;
@@ -27,6 +28,8 @@ pub(crate) struct TxContext<'a> {
     pub(crate) policy: &'a Policy,
     /// That function, and which attempt this is.
     pub(crate) id: AttemptId,
+    /// The attempt's span, for the outermost body. A nested body is polled inside it.
+    pub(crate) span: SpanRef<'a>,
     /// The function whose body has this context. It differs from that of `id` in a nested call.
     pub(crate) function: &'static str,
     /// The id of the call's pool, if it has one.
