@@ -7,6 +7,7 @@ use retry_runtime::{Error, Source, Transaction, transactional};
 use retry_tests::Database;
 use retry_tests::calls::dropped_after;
 use retry_tests::events::Events;
+use tokio::sync::Notify;
 use tracing::Instrument;
 
 fn raise(sqlstate: &str) -> String {
@@ -23,8 +24,6 @@ fn raise(sqlstate: &str) -> String {
 )]
 async fn fails(tx: &mut Transaction<'_>, sqlstates: &[&str]) -> Result<u32, Error> {
     let statement = async {
-        // The span must not be entered while the body waits, so a call of another task is not in it.
-        tokio::task::yield_now().await;
         match sqlstates.get(tx.attempt() as usize - 1) {
             Some(sqlstate) => tx.batch_execute(&raise(sqlstate)).await,
             None => Ok(()),
@@ -120,17 +119,24 @@ async fn a_dropped_call_closes_its_spans() {
     assert!(tracing::Span::current().is_none(), "the attempt's span is left");
 }
 
+#[transactional(name = "waits")]
+async fn waits(_tx: &mut Transaction<'_>, reached: &Notify, go: &Notify) -> Result<(), Error> {
+    reached.notify_one();
+    go.notified().await;
+    Ok(())
+}
+
 #[tokio::test]
 async fn a_waiting_body_is_not_in_its_span() {
     let db = Database::create().await;
-    let pool = db.pool(1);
-    let events = Events::capture();
-    let mut call = std::pin::pin!(hangs(&pool));
-    for _ in 0..20 {
-        assert!(futures_util::poll!(call.as_mut()).is_pending());
-        drop(tracing::info_span!("of another task"));
-        tokio::task::yield_now().await;
-    }
+    let (pool, events) = (db.pool(1), Events::capture());
+    let (reached, go) = (Notify::new(), Notify::new());
+    let meanwhile = async {
+        reached.notified().await;
+        drop(tracing::info_span!("of other work on this thread"));
+        go.notify_one();
+    };
+    tokio::join!(waits(&pool, &reached, &go), meanwhile).0.unwrap();
     let tree = events.tree();
-    assert!(tree.contains("\nof another task\n") && !tree.contains("  of another task"), "{tree}");
+    assert!(tree.lines().any(|line| line == "of other work on this thread"), "{tree}");
 }
