@@ -8,6 +8,7 @@
 //! - [`rival`]: a second session that provokes serialization failures, deadlocks and lock conflicts, and functions that
 //!   terminate, kill or wait for a session.
 //! - [`calls`]: drops a call after a number of polls, and counts the bodies that run at the same time.
+//! - [`dashboard`]: makes `docs/grafana.json` from the table of metrics in the guide.
 //! - [`events`]: captures the events that the runtime emits.
 //! - [`scripted`]: a server that follows a script, for engines that cannot be installed here. It records what it receives.
 //! - [`soak`]: many calls under random faults, each result checked against the database.
@@ -16,6 +17,7 @@
 #![allow(clippy::missing_panics_doc)]
 
 pub mod calls;
+pub mod dashboard;
 pub mod events;
 pub mod pgbouncer;
 pub mod proxy;
