@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use deadpool_postgres::Pool;
 use futures_util::poll;
-use retry_runtime::{Error, Phase, Source, Transaction, transactional, with_deadline};
+use retry_runtime::{Error, Phase, Pool as _, Source, Transaction, WithBreaker, transactional, with_deadline};
 use retry_tests::Database;
 use retry_tests::calls::dropped_after;
 use retry_tests::rival::pid;
@@ -127,7 +127,7 @@ async fn a_statement_ends_on_the_server_when_its_caller_is_gone() {
 async fn overslept(tx: &mut Transaction<'_>) -> Result<(), Error> {
     let mut sleep = pin!(tx.batch_execute("SELECT pg_sleep(3600)"));
     assert!(poll!(sleep.as_mut()).is_pending());
-    tokio::task::block_in_place(|| std::thread::sleep(Duration::from_secs(2)));
+    tokio::task::block_in_place(|| std::thread::sleep(Duration::from_millis(800)));
     sleep.await?;
     Ok(())
 }
@@ -135,11 +135,16 @@ async fn overslept(tx: &mut Transaction<'_>) -> Result<(), Error> {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_servers_timeout_at_the_deadline_is_the_deadline() {
     let db = Database::create().await;
-    let pool = db.pool(1);
+    let pool = WithBreaker::new(db.pool(1));
     drop(pool.get().await.unwrap());
-    let error = tokio::spawn(async move { overslept(&pool).await }).await.unwrap().unwrap_err();
-    assert!(matches!(error, Error::DeadlineExceeded { phase: Phase::Body, .. }), "{error}");
-    assert_eq!(error.as_db_error().unwrap().code().code(), "57014", "the server's error is the cause");
+    for _ in 0..5 {
+        let pool = pool.clone();
+        let error = tokio::spawn(async move { overslept(&pool).await }).await.unwrap().unwrap_err();
+        assert!(matches!(error, Error::DeadlineExceeded { phase: Phase::Body, .. }), "{error}");
+        assert_eq!(error.as_db_error().unwrap().code().code(), "57014", "the server's error is the cause");
+    }
+    let error = without(&pool).await.unwrap_err();
+    assert!(matches!(error, Error::CircuitOpen { .. }), "the server has not answered in time: {error}");
 }
 
 #[tokio::test]

@@ -90,9 +90,11 @@ impl Transaction<'_> {
         let commits = ok && !self.is_rollback_only();
         let is_outermost = self.savepoint.is_none() || self.is_in_driver_transaction();
         let too_late = commits && is_outermost && self.context.deadline.has_passed();
-        // The server has ended a statement at the deadline, before this side noticed.
-        let timed_out = !ok && self.context.deadline.has_passed() && status.failure().is_some_and(|f| f.is_canceled());
-        if status.has_expired() || too_late || timed_out {
+        if !ok && self.context.deadline.has_passed() && status.failure().is_some_and(|failure| failure.is_canceled()) {
+            // The server was faster than this side.
+            status.expire_in_statement();
+        }
+        if status.has_expired() || too_late {
             // A statement may still be running. The clean-up rolls back, without this call waiting for it.
             return AttemptOutcome { failure: status.failure(), ..AttemptOutcome::new(CommitOutcome::RolledBack) }
                 .with_error(Error::deadline(Phase::Body));

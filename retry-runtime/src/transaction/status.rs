@@ -137,6 +137,12 @@ impl AttemptStatus {
         status.expired_in_statement = status.open > 0 || status.begin.is_pending();
     }
 
+    /// The server has ended a statement at the deadline.
+    pub(crate) fn expire_in_statement(&self) {
+        let mut status = self.lock();
+        (status.expired, status.expired_in_statement) = (true, true);
+    }
+
     /// Whether the deadline has cut the body off while it waited for the server.
     pub(crate) fn has_expired_in_statement(&self) -> bool {
         self.lock().expired_in_statement
