@@ -2,6 +2,7 @@
 //! chart is readable on light and dark pages.
 
 mod bars;
+pub(crate) mod lines;
 mod scatter;
 pub(crate) mod style;
 
