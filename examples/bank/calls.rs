@@ -1,4 +1,4 @@
-//! The `#[transactional]` functions: one transfer, for each workload without retries and with them.
+//! The `#[transactional]` functions: one transfer, for each workload without retries and with them, and for the outage.
 
 use deadpool_postgres::Pool;
 use rand::RngExt;
@@ -78,6 +78,14 @@ async fn row_locks_once(tx: &mut Transaction<'_>, order: Order) -> Result<(), Er
 #[transactional(retries = 5, deadlock_retries = 50, isolation = "read committed")]
 async fn row_locks(tx: &mut Transaction<'_>, order: Order) -> Result<(), Error> {
     move_money(tx, READ_AND_LOCK, order).await
+}
+
+/// Locks the rows in the order of their ids, so that transfers wait for each other and do not conflict. If the server stops
+/// during a commit, the token tells whether it is committed.
+#[transactional(isolation = "read committed", unknown_commit = "token")]
+pub(crate) async fn in_order(tx: &mut Transaction<'_>, order: Order) -> Result<(), Error> {
+    tx.query("SELECT FROM accounts WHERE id IN ($1, $2) ORDER BY id FOR UPDATE", &[&order.from, &order.to]).await?;
+    move_money(tx, READ, order).await
 }
 
 const READ: &str = "SELECT balance FROM accounts WHERE id = $1";

@@ -1,16 +1,19 @@
-//! The demo: concurrent workers move money between a few accounts, without retries and with them.
+//! The demo: concurrent workers move money between a few accounts, without retries and with them. Then the server goes
+//! away for three seconds.
 //!
 //! `cargo run --release -p retry-examples --example bank -- --help`. The `#[transactional]` functions are in `calls.rs`;
 //! the other modules prepare the database, run the workers and report.
 
 mod calls;
 mod database;
+mod outage;
 mod progress;
 mod report;
 mod run;
 mod tally;
 
 use std::process::ExitCode;
+use std::time::Duration;
 
 use clap::{Parser, value_parser};
 use indicatif::HumanCount;
@@ -19,11 +22,13 @@ use tokio::sync::watch;
 
 use crate::calls::{Order, Workload};
 use crate::database::Database;
+use crate::outage::Protection;
 use crate::run::{Bank, Run};
 use crate::tally::Tally;
 
 /// Concurrent workers move money between a few accounts, and conflict: first under SERIALIZABLE, then with row locks
-/// that deadlock. The same transfers run without retries and then with them.
+/// that deadlock. The same transfers run without retries and then with them. At last the server goes away for a while,
+/// and comes back.
 ///
 /// The exit code is 1 if the total of the money has changed, or if the ledger disagrees with what the calls returned.
 #[derive(Debug, Parser)]
@@ -35,9 +40,12 @@ struct Options {
     /// Number of accounts: fewer accounts, more conflicts
     #[arg(long, value_name = "N", default_value_t = 8, value_parser = value_parser!(i64).range(2..=1_000_000))]
     accounts: i64,
-    /// Number of transfers in each of the four runs
+    /// Number of transfers in each run
     #[arg(long, value_name = "N", default_value_t = 2_000, value_parser = value_parser!(i64).range(1..=1_000_000))]
     transfers: i64,
+    /// How long the server is away, in seconds; 0 leaves this part out
+    #[arg(long, value_name = "SECONDS", default_value_t = 3.0, value_parser = seconds)]
+    outage: f64,
     /// The PostgreSQL to use, as in `postgres://user@host/database`; the demo creates a schema there and drops it.
     /// Default: a throwaway server, which looks for deadlocks after 20 ms instead of PostgreSQL's default of 1 s
     #[arg(long, value_name = "URL", env = "DATABASE_URL", hide_env_values = true)]
@@ -99,7 +107,7 @@ async fn run_and_report(
     let orders = (0..options.transfers).map(|call| Order::random(call, accounts)).collect();
     let bank = Bank { database, pool, tally, workers, accounts, orders, interrupted };
     let mut runs = Vec::new();
-    let result = run_all(&bank, &mut runs).await;
+    let result = run_all(&bank, Duration::from_secs_f64(options.outage), &mut runs).await;
     let interrupted = *bank.interrupted.borrow();
     if interrupted {
         println!("\nInterrupted: the calls in progress were dropped.");
@@ -111,7 +119,7 @@ async fn run_and_report(
     result.map(|()| passed)
 }
 
-async fn run_all(bank: &Bank<'_>, runs: &mut Vec<Run>) -> anyhow::Result<()> {
+async fn run_all(bank: &Bank<'_>, away: Duration, runs: &mut Vec<Run>) -> anyhow::Result<()> {
     for workload in [Workload::Serializable, Workload::RowLocks] {
         for retries in [false, true] {
             if *bank.interrupted.borrow() {
@@ -123,5 +131,31 @@ async fn run_all(bank: &Bank<'_>, runs: &mut Vec<Run>) -> anyhow::Result<()> {
             runs.push(bank.run(workload, retries).await?);
         }
     }
+    if !away.is_zero() {
+        run_outage(bank, away, runs).await?;
+    }
     Ok(())
+}
+
+async fn run_outage(bank: &Bank<'_>, away: Duration, runs: &mut Vec<Run>) -> anyhow::Result<()> {
+    println!("\nOUTAGE: transfers at a steady rate, and the server is away for {away:?}");
+    if !bank.database.is_throwaway() {
+        println!("  Left out: it would stop the server of the database URL.");
+        return Ok(());
+    }
+    for protection in Protection::ALL {
+        if *bank.interrupted.borrow() {
+            return Ok(());
+        }
+        runs.push(bank.outage(protection, away).await?);
+    }
+    Ok(())
+}
+
+/// Reads a number of seconds, up to a minute.
+fn seconds(text: &str) -> Result<f64, String> {
+    match text.parse() {
+        Ok(seconds) if (0.0..=60.0).contains(&seconds) => Ok(seconds),
+        _ => Err("expected a number from 0 to 60".to_owned()),
+    }
 }

@@ -4,20 +4,30 @@ use comfy_table::presets::NOTHING;
 use comfy_table::{CellAlignment, Table, TableComponent};
 use indicatif::HumanCount;
 
+use crate::outage::OUTAGE;
 use crate::run::Run;
 
 const LEGEND: &str = "\
 retries    whether the function may retry, here up to 50 times after conflicts
 committed  transfers that returned Ok
-failed     transfers that returned an error because of a conflict: not made
-retried    attempts that a conflict ended and that were repeated
+failed     transfers that returned an error, because of a conflict or the outage
+retried    attempts that failed and were repeated
 p50, p99   time until Ok, retries included: median and 99th percentile, in ms
 seconds    time until all transfers had committed or failed. A failure is quick:
            a run with failures can be shorter because it has done less.";
 
+const OUTAGE_LEGEND: &str = "\
+outage     by default, a call gives up after two retries. With retry_for it waits
+           until the server is back. Breaker and budget refuse it at once: callers
+           do not wait, and the server meets few attempts when it comes back.";
+
 /// Prints the table and the checks. Returns whether all checks passed.
 pub(crate) fn print(runs: &[Run]) -> bool {
-    println!("\n{}\n\n{LEGEND}\n", table(runs).trim_fmt());
+    println!("\n{}\n\n{LEGEND}", table(runs).trim_fmt());
+    if runs.iter().any(|run| run.workload == OUTAGE) {
+        println!("{OUTAGE_LEGEND}");
+    }
+    println!();
     let balances = check("the total of all balances is unchanged", runs, |run| &run.balance_faults);
     let ledger =
         check("each committed transfer is in the ledger once, and no failed one", runs, |run| &run.ledger_faults);
@@ -40,11 +50,11 @@ fn table(runs: &[Run]) -> Table {
 
 fn row(run: &Run) -> [String; 8] {
     let calls = &run.calls;
-    let (committed, failed) = (calls.committed.len() as u64, calls.failed.len() as u64);
+    let (committed, failed) = (calls.committed.len() as u64, (calls.failed.len() + calls.unknown) as u64);
     let percent = percent(failed, committed + failed);
     [
-        run.workload.name().to_owned(),
-        if run.retries { "yes" } else { "no" }.to_owned(),
+        run.workload.to_owned(),
+        run.retries.to_owned(),
         HumanCount(committed).to_string(),
         format!("{} ({percent})", HumanCount(failed)),
         HumanCount(run.retried).to_string(),
@@ -72,8 +82,7 @@ fn check<'a>(what: &str, runs: &'a [Run], faults: impl Fn(&'a Run) -> &'a Vec<St
     println!("{} {what}", if passed { "✓" } else { "✗ FAILED:" });
     for run in runs {
         for fault in faults(run) {
-            let retries = if run.retries { "with" } else { "without" };
-            println!("    {}, {retries} retries: {fault}", run.workload.name());
+            println!("    {}, retries {}: {fault}", run.workload, run.retries);
         }
     }
     passed

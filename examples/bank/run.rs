@@ -33,8 +33,9 @@ pub(crate) struct Bank<'a> {
 
 /// The result of a run.
 pub(crate) struct Run {
-    pub(crate) workload: Workload,
-    pub(crate) retries: bool,
+    pub(crate) workload: &'static str,
+    /// Whether and how its calls were retried.
+    pub(crate) retries: &'static str,
     pub(crate) calls: Calls,
     pub(crate) retried: u64,
     pub(crate) elapsed: Duration,
@@ -48,22 +49,31 @@ pub(crate) struct Run {
 pub(crate) struct Calls {
     /// Those that returned `Ok`.
     pub(crate) committed: Vec<i64>,
-    /// Those that returned a conflict as an error.
+    /// Those that returned an error. Nothing of them is committed.
     pub(crate) failed: Vec<i64>,
+    /// How many returned that the outcome of their commit is unknown.
+    pub(crate) unknown: usize,
     /// How long the committed ones took, in microseconds.
     pub(crate) latency: Histogram<u64>,
 }
 
 impl Calls {
-    fn none() -> Self {
+    pub(crate) fn none() -> Self {
         // Up to a minute, to three digits.
         let latency = Histogram::new_with_bounds(1, 60_000_000, 3).expect("valid bounds");
-        Self { committed: Vec::new(), failed: Vec::new(), latency }
+        Self { committed: Vec::new(), failed: Vec::new(), unknown: 0, latency }
+    }
+
+    /// Adds a call that returned `Ok`.
+    pub(crate) fn commit(&mut self, order: Order, time: Duration) {
+        self.latency.saturating_record(u64::try_from(time.as_micros()).unwrap_or(u64::MAX));
+        self.committed.push(order.call);
     }
 
     fn add(&mut self, other: &Self) {
         self.committed.extend(&other.committed);
         self.failed.extend(&other.failed);
+        self.unknown += other.unknown;
         self.latency += &other.latency;
     }
 }
@@ -89,7 +99,17 @@ impl Bank<'_> {
             workers.spawn(worker.work());
         }
         let calls = self.watch(workers, retries).await?;
-        let elapsed = started.elapsed();
+        self.check(workload.name(), if retries { "yes" } else { "no" }, calls, started.elapsed()).await
+    }
+
+    /// Compares the result of a run with the tables.
+    pub(crate) async fn check(
+        &self,
+        workload: &'static str,
+        retries: &'static str,
+        calls: Calls,
+        elapsed: Duration,
+    ) -> anyhow::Result<Run> {
         let balance_faults = self.balance_faults().await?;
         let ledger_faults = self.ledger_faults(&calls).await?;
         Ok(Run { workload, retries, calls, retried: self.tally.retried(), elapsed, balance_faults, ledger_faults })
@@ -165,9 +185,7 @@ impl Worker {
             };
             match result {
                 Ok(()) => {
-                    let micros = u64::try_from(started.elapsed().as_micros()).unwrap_or(u64::MAX);
-                    calls.latency.saturating_record(micros);
-                    calls.committed.push(order.call);
+                    calls.commit(order, started.elapsed());
                     self.tally.committed.fetch_add(1, Ordering::Relaxed);
                 }
                 Err(error) => match classify(&error) {

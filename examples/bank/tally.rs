@@ -71,7 +71,7 @@ impl<S: Subscriber> Layer<S> for Counter {
             (seen.class == "serialization", &tally.serialization),
             (seen.class == "deadlock", &tally.deadlocks),
             (seen.message == "retrying", &tally.retried),
-            (seen.message == "giving up", &tally.failed),
+            (seen.message == "giving up" || seen.message == "circuit open", &tally.failed),
         ];
         for (_, count) in counts.into_iter().filter(|(is_one, _)| *is_one) {
             count.fetch_add(1, Ordering::Relaxed);

@@ -43,8 +43,15 @@ examples! {
 /// Its counts and times vary, but not its checks.
 #[test]
 fn bank() {
-    let printed = run("bank", &["--transfers", "200", "--workers", "4"]);
+    let printed = run("bank", &["--transfers", "200", "--workers", "4", "--outage", "0.5"]);
     assert_eq!(printed.lines().filter(|line| line.starts_with('✓')).count(), 2, "{printed}");
+    // The outage would stop a server that is not the demo's.
+    let outages = if env::var_os("DATABASE_URL").is_some() { 0 } else { 3 };
+    let rows: Vec<&str> = printed.lines().filter(|line| line.starts_with(" outage ")).collect();
+    assert_eq!(rows.len(), outages, "{printed}");
+    let is_without_failures = |row: &&&str| row.contains(" 0 (0%) ");
+    let retry_for = rows.iter().filter(|row| row.contains("retry_for")).filter(is_without_failures).count();
+    assert_eq!(retry_for, outages / 3, "{printed}");
 }
 
 /// It makes the first transfer of `transfer`.
