@@ -1,8 +1,8 @@
 //! Compares `#[transactional]` with its peers, on throwaway PostgreSQL servers.
 //!
 //! `overhead` measures what a transaction costs if nothing goes wrong. `contention` measures how many transactions
-//! commit if they conflict. `charts` draws the results of both. `storm-model` simulates what retries do to a database in
-//! trouble.
+//! commit if they conflict. `charts` draws the results of both. `storm` measures what retries do to a server in trouble,
+//! and `storm-model` simulates it.
 
 // Counts and times are far from 2^53.
 #![allow(clippy::cast_precision_loss)]
@@ -13,6 +13,7 @@ mod delay;
 mod environment;
 mod overhead;
 mod pin;
+mod storm;
 mod storm_model;
 mod summary;
 
@@ -39,6 +40,8 @@ enum Command {
     Overhead(overhead::Args),
     /// Many callers, few rows: which retry strategy commits most, and how long its slowest calls take
     Contention(contention::Args),
+    /// A server that loses capacity for five seconds under load: how soon its callers succeed again
+    Storm(storm::Args),
     /// A model of retry storms: what retries do to the load on a database in trouble, and to its recovery
     StormModel(storm_model::Args),
     /// Draw the CSV files of `overhead` and `contention` as SVG
@@ -59,6 +62,7 @@ fn main() -> anyhow::Result<()> {
         match cli.command {
             Command::Overhead(args) => overhead::run(&args).await,
             Command::Contention(args) => contention::run(&args).await,
+            Command::Storm(args) => storm::run(&args).await,
             Command::StormModel(args) => storm_model::run(&args),
             Command::Charts(args) => charts::run(&args),
         }

@@ -116,7 +116,7 @@ fn cells(outcomes: &[Outcome]) -> Vec<String> {
     let recovery = median(|outcome| outcome.recovery.map_or(f64::INFINITY, |seconds| seconds as f64));
     vec![
         format!("{:.2}", median(|outcome| outcome.peak_load)),
-        if recovery.is_finite() { format!("{recovery:.0}") } else { "not within the run".to_owned() },
+        if recovery.is_finite() { format!("{recovery:.0}") } else { "never".to_owned() },
         format!("{:.1} %", median(|outcome| outcome.lost) * 100.0),
     ]
 }
