@@ -88,7 +88,7 @@ impl Bank<'_> {
     ) -> anyhow::Result<Calls> {
         // By default it is open for five seconds, so it would refuse calls for longer than this server is away.
         let protected = WithBreaker::new(WithBudget::new(pool.clone())).open_for(away / 6);
-        let gap = away * 2 / u32::try_from(self.orders.len())?;
+        let gap = away * 5 / 3 / u32::try_from(self.orders.len())?;
         let mut progress = Progress::start(protection.label(), self.orders.len(), &self.tally);
         let mut tick = interval(Duration::from_millis(100));
         let mut interrupted = self.interrupted.clone();
