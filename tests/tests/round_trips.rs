@@ -64,6 +64,11 @@ async fn pipelined(tx: &mut Transaction<'_>) -> Result<(), Error> {
     watched(tx, false).await
 }
 
+#[transactional(deadline = "1m")]
+async fn with_deadline(tx: &mut Transaction<'_>) -> Result<(), Error> {
+    watched(tx, false).await
+}
+
 #[transactional(begin = "pipelined")]
 async fn pipelined_from_the_cache(tx: &mut Transaction<'_>) -> Result<(), Error> {
     for sql in ["SELECT cents FROM accounts WHERE id = $1", "UPDATE accounts SET cents = cents + 1 WHERE id = $1"] {
@@ -112,10 +117,14 @@ async fn a_call_takes_no_extra_round_trip() {
     assert_eq!(round_trips!(fails(&pool)), 4, "ROLLBACK instead of COMMIT");
     assert_eq!(db.cents(1).await, 106, "all but the last were committed");
 
+    assert_eq!(round_trips!(pipelined(&pool)), 4, "with a deadline, the first call asks for the session's timeout");
     assert_eq!(round_trips!(pipelined(&pool)), 3, "BEGIN and the first statement are sent together");
     let _ = pipelined_from_the_cache(&pool).await;
     assert_eq!(round_trips!(pipelined_from_the_cache(&pool)), 3);
     assert_eq!(round_trips!(report(&pool)), 3, "pipelined by default, because it only reads");
     assert_eq!(round_trips!(awaited_report(&pool)), 4);
+    for call in ["first", "second"] {
+        assert_eq!(round_trips!(with_deadline(&pool)), 4, "the {call} call with a deadline");
+    }
     assert_eq!(db.cents(1).await, 108);
 }
