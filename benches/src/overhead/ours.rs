@@ -52,6 +52,8 @@ macro_rules! on_pool {
 
 on_client!(OnClient);
 on_pool!(OnPool);
+on_client!(WithDeadline, deadline = "10s");
+on_pool!(WithDeadlineOnPool, deadline = "10s");
 on_client!(Pipelined, begin = "pipelined");
 on_pool!(PipelinedOnPool, begin = "pipelined");
 on_pool!(

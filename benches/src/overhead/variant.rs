@@ -25,6 +25,10 @@ pub(crate) enum Variant {
     Ours,
     /// `#[transactional]` on deadpool
     OursPool,
+    /// `#[transactional]` on a client with a `deadline`
+    Deadline,
+    /// `#[transactional]` on deadpool with a `deadline`
+    DeadlinePool,
     /// `#[transactional]` on a client with `begin = "pipelined"`
     Pipelined,
     /// `#[transactional]` on deadpool with `begin = "pipelined"`
@@ -53,9 +57,11 @@ impl Variant {
             Self::Raw => on_clients(cluster, sessions, by_hand::Raw).await?,
             Self::Backon => on_clients(cluster, sessions, by_hand::Backon).await?,
             Self::Ours => on_clients(cluster, sessions, ours::OnClient).await?,
+            Self::Deadline => on_clients(cluster, sessions, ours::WithDeadline).await?,
             Self::Pipelined => on_clients(cluster, sessions, ours::Pipelined).await?,
             Self::Deadpool => on_pool(sessions, &pool(&config, sessions), by_hand::Deadpool),
             Self::OursPool => on_pool(sessions, &pool(&config, sessions), ours::OnPool),
+            Self::DeadlinePool => on_pool(sessions, &pool(&config, sessions), ours::WithDeadlineOnPool),
             Self::PipelinedPool => on_pool(sessions, &pool(&config, sessions), ours::PipelinedOnPool),
             Self::PipelinedSafe => on_pool(sessions, &pool(&config, sessions), ours::Safe),
             Self::Sqlx => on_pool(sessions, &sqlx::pool(cluster, u32::try_from(sessions)?).await?, sqlx::Sqlx),
