@@ -141,7 +141,7 @@ async fn the_servers_timeout_at_the_deadline_is_the_deadline() {
         let pool = pool.clone();
         let error = tokio::spawn(async move { overslept(&pool).await }).await.unwrap().unwrap_err();
         assert!(matches!(error, Error::DeadlineExceeded { phase: Phase::Body, .. }), "{error}");
-        assert_eq!(error.as_db_error().unwrap().code().code(), "57014", "the server's error is the cause");
+        assert_eq!(error.to_string(), "the deadline passed while running the body", "whichever side was faster");
     }
     let error = without(&pool).await.unwrap_err();
     assert!(matches!(error, Error::CircuitOpen { .. }), "the server has not answered in time: {error}");

@@ -96,7 +96,9 @@ impl Transaction<'_> {
         }
         if status.has_expired() || too_late {
             // A statement may still be running. The clean-up rolls back, without this call waiting for it.
-            return AttemptOutcome { failure: status.failure(), ..AttemptOutcome::new(CommitOutcome::RolledBack) }
+            // The server's own timeout at the deadline says nothing more than the deadline.
+            let failure = status.failure().filter(|failure| !failure.is_canceled());
+            return AttemptOutcome { failure, ..AttemptOutcome::new(CommitOutcome::RolledBack) }
                 .with_error(Error::deadline(Phase::Body));
         }
         if let Err(outcome) = begin::wait_for_reply(&self.context).await {
