@@ -31,14 +31,12 @@ use crate::events::spans::SpanId;
 pub(crate) enum Event<'a> {
     /// Another attempt follows after `delay`.
     Retrying { cause: &'static str, delay: Duration },
-    /// The failure is of a kind that is retried, but no retry is left.
-    GivingUp { cause: &'static str, history: &'a History },
+    /// The failure is of a kind that is retried, but no retry is left, or the layer of the pool `refused_by` allows none.
+    GivingUp { cause: &'static str, refused_by: Option<&'static str>, history: &'a History },
     /// A deadlock cost more than concurrency gains: for `time`, the function's calls on this pool run one at a time.
     OneAtATime { time: Duration },
     /// The deadline has passed, or a sleep would cross it.
     DeadlineExceeded { phase: Phase, history: &'a History },
-    /// The failure is of a kind that is retried, and a retry is left, but the pool does not allow it, for this `reason`.
-    RetryRefused { cause: &'static str, reason: &'static str, history: &'a History },
     /// The circuit of the pool is open, so the attempt takes no connection.
     CircuitOpen { retry_after: Duration },
     /// Too many attempts have failed: the circuit of the pool opens.

@@ -101,7 +101,7 @@ async fn so_does_one_of_the_deadline_and_of_the_pool() {
     assert_eq!((last.reason(), last.phase(), last.sqlstate()), ("deadline_exceeded", Phase::Body, None));
     pool.close();
     assert!(hang(&pool).await.unwrap_err().history().is_none(), "it was not retried");
-    let no_server = retry_tests::pool(&"host=/nonexistent user=nobody".parse().unwrap(), 1);
+    let no_server = retry_tests::pool(&"host=/nonexistent user=test".parse().unwrap(), 1);
     let error = hang(Source::from(&no_server).retries(1)).await.unwrap_err();
     assert!(matches!(error, Error::Pool(_)), "{error:?}");
     assert_eq!(parts(&error), (2, vec![("connection", 2)]));

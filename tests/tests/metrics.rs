@@ -65,7 +65,7 @@ async fn every_metric_of_the_table_can_be_scraped() {
     runs(Source::from(&pool).named("another").deadline(Duration::ZERO), "", 0).await.unwrap_err();
     let budget = WithBudget::new(db.pool(1)).cap(0);
     runs(Source::from(&budget).named("refused"), &raise("40001"), 1).await.unwrap_err();
-    let no_server = "host=/nonexistent user=nobody".parse().unwrap();
+    let no_server = "host=/nonexistent user=test".parse().unwrap();
     let circuit = WithBreaker::new(retry_tests::pool(&no_server, 1));
     for _ in 0..6 {
         runs(Source::from(&circuit).named("refused").retries(0), "", 0).await.unwrap_err();

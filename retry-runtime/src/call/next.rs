@@ -122,7 +122,7 @@ impl Call<'_> {
         if let Ok(true) = self.deadline.bound(by_setting).await {
             if let Some(cause) = outcome.retry.take() {
                 self.failures.add(cause.as_str());
-                self.emit_giving_up(cause, outcome.failure.as_ref());
+                self.emit_giving_up(cause, None, outcome.failure.as_ref());
                 outcome.session_broken = false;
             }
         }
@@ -180,15 +180,14 @@ impl Call<'_> {
         let alone = cause.is_conflict() && self.must_run_alone();
         let delay = if alone { delay.map(|_| Duration::ZERO) } else { delay };
         let Some(delay) = delay else {
-            self.emit_giving_up(cause, failure);
+            self.emit_giving_up(cause, None, failure);
             return self.give_up(outcome);
         };
         if !self.deadline.allows(delay) {
             return self.give_up(outcome.with_error(Error::deadline(Phase::BackOff)));
         }
-        if let Some(reason) = self.refuses_retry(cause, delay) {
-            let event = Event::RetryRefused { cause: cause.as_str(), reason, history: &self.history() };
-            self.id().emit(event, failure);
+        if let Some(layer) = self.refuses_retry(cause, delay) {
+            self.emit_giving_up(cause, Some(layer), failure);
             return self.give_up(outcome);
         }
         self.failures.set_delay(delay);
@@ -208,8 +207,8 @@ impl Call<'_> {
         Next::Retry
     }
 
-    fn emit_giving_up(&self, cause: RetryCause, failure: Option<&Failure>) {
-        self.id().emit(Event::GivingUp { cause: cause.as_str(), history: &self.history() }, failure);
+    fn emit_giving_up(&self, cause: RetryCause, refused_by: Option<&'static str>, failure: Option<&Failure>) {
+        self.id().emit(Event::GivingUp { cause: cause.as_str(), refused_by, history: &self.history() }, failure);
     }
 
     /// Returns the body's result, or the error that replaces it.

@@ -84,10 +84,11 @@ pub(super) fn record(id: AttemptId, event: &Event<'_>) {
             }
         }
         Event::Retrying { cause, .. } => RETRIES.add(id, Some(cause)),
-        Event::GivingUp { cause, .. } => GIVE_UPS.add(id, Some(cause)),
-        Event::RetryRefused { cause, reason, .. } => {
+        Event::GivingUp { cause, refused_by, .. } => {
             GIVE_UPS.add(id, Some(cause));
-            REFUSED_RETRIES.add(id, Some(reason));
+            if let Some(layer) = refused_by {
+                REFUSED_RETRIES.add(id, Some(layer));
+            }
         }
         Event::CircuitOpen { .. } => REFUSED_CALLS.add(id, None),
         Event::CommitUnknown => UNANSWERED.add(id, None),

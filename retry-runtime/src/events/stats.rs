@@ -23,7 +23,7 @@ fn count(counters: &'static Counters, event: &Event<'_>) {
             let index = REASONS.iter().position(|reason| reason == cause).unwrap_or(REASONS.len() - 1);
             add(&counters.retries[index], 1);
         }
-        Event::GivingUp { .. } | Event::RetryRefused { .. } => add(&counters.give_ups, 1),
+        Event::GivingUp { .. } => add(&counters.give_ups, 1),
         Event::CircuitOpen { .. } => add(&counters.refused, 1),
         Event::CommitUnknown => add(&counters.unanswered_commits, 1),
         Event::IgnoredFailure => add(&counters.ignored_failures, 1),

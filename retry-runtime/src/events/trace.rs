@@ -29,10 +29,10 @@ pub(super) fn record(id: AttemptId, event: Event<'_>, failure: Option<&Failure>)
         Event::Retrying { cause, delay } => {
             event!(info, id, failure, class = cause, delay_us = micros(delay), "retrying");
         }
-        Event::GivingUp { cause, history } => {
+        Event::GivingUp { cause, refused_by: reason, history } => {
             let (elapsed_us, failures) = (micros(history.elapsed), &history.failures);
             let attempts = Attempts(failures);
-            event!(warn, id, failure, class = cause, elapsed_us, %failures, %attempts, "giving up");
+            event!(warn, id, failure, class = cause, reason, elapsed_us, %failures, %attempts, "giving up");
         }
         Event::OneAtATime { time } => {
             let time_ms = u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
@@ -42,11 +42,6 @@ pub(super) fn record(id: AttemptId, event: Event<'_>, failure: Option<&Failure>)
             let (elapsed_us, failures) = (micros(history.elapsed), &history.failures);
             let attempts = Attempts(failures);
             event!(warn, id, failure, phase = phase.as_str(), elapsed_us, %failures, %attempts, "deadline exceeded");
-        }
-        Event::RetryRefused { cause, reason, history } => {
-            let (elapsed_us, failures) = (micros(history.elapsed), &history.failures);
-            let attempts = Attempts(failures);
-            event!(warn, id, failure, class = cause, reason, elapsed_us, %failures, %attempts, "giving up");
         }
         Event::CircuitOpen { retry_after } => {
             event!(warn, id, failure, retry_after_us = micros(retry_after), "circuit open");

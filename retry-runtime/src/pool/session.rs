@@ -109,47 +109,26 @@ pub trait Session: Send + Sync + 'static {
     fn clear_statement_cache(&self) {}
 }
 
-impl<P: Pool + ?Sized> Pool for &P {
-    fn get(&self) -> BoxFuture<'_, Result<Box<dyn Session>, PoolError>> {
-        (**self).get()
-    }
+/// Implements [`Pool`] for a pointer to a pool.
+macro_rules! forward {
+    ($($pointer:ty),*) => {$(
+        impl<P: Pool + ?Sized> Pool for $pointer {
+            fn get(&self) -> BoxFuture<'_, Result<Box<dyn Session>, PoolError>> {
+                (**self).get()
+            }
 
-    fn id(&self) -> usize {
-        (**self).id()
-    }
+            fn id(&self) -> usize {
+                (**self).id()
+            }
 
-    fn protection(&self) -> Protection<'_> {
-        (**self).protection()
-    }
+            fn protection(&self) -> Protection<'_> {
+                (**self).protection()
+            }
+        }
+    )*};
 }
 
-impl<P: Pool + ?Sized> Pool for Box<P> {
-    fn get(&self) -> BoxFuture<'_, Result<Box<dyn Session>, PoolError>> {
-        (**self).get()
-    }
-
-    fn id(&self) -> usize {
-        (**self).id()
-    }
-
-    fn protection(&self) -> Protection<'_> {
-        (**self).protection()
-    }
-}
-
-impl<P: Pool + ?Sized> Pool for Arc<P> {
-    fn get(&self) -> BoxFuture<'_, Result<Box<dyn Session>, PoolError>> {
-        (**self).get()
-    }
-
-    fn id(&self) -> usize {
-        (**self).id()
-    }
-
-    fn protection(&self) -> Protection<'_> {
-        (**self).protection()
-    }
-}
+forward!(&P, Box<P>, Arc<P>);
 
 /// A connection that a caller has: a client, a pool's connection with its statement cache, or the driver's transaction.
 pub trait Connection {
