@@ -85,6 +85,7 @@ options! {
     "escalate_after" escalate_after: Count = Count::read_from_one => optional;
     "damping" damping: Choice<Damping> = Choice::read => plain;
     "begin" begin: Choice<Begin> = Choice::read => optional;
+    "early_release" early_release: Flag = Flag::read => plain;
     "durable" durable: Flag = Flag::read => plain;
     "independent" independent: Flag = Flag::read => plain;
     "source" source: Expr = value::source;

@@ -74,7 +74,7 @@ pub(crate) mod tests {
             base_delay = "250us", max_delay = limits::CAP, jitter = "equal", statement_timeout = "2s",
             lock_timeout = "20ms", idle_timeout = "1m", deadline = "3s", unknown_commit = "retry", retry_if = |e| e.is_stale(), retry_on = ["23505", "23P01"],
             source = &self.pool, name = "transfer", crate = ::renamed, allow_mut, queue_by = [from, to],
-            escalate_after = 2, damping = "off", begin = "pipelined", undocumented,
+            escalate_after = 2, damping = "off", begin = "pipelined", early_release, undocumented,
             independent,
         };
         // These two contradict each other.

@@ -184,6 +184,11 @@ impl Failure {
         matches!(self.code(), Some("42883" | "42P01" | "42501"))
     }
 
+    /// Whether the server does not know a setting or a function, or the role may not use it.
+    pub(crate) fn is_unknown_to_server(&self) -> bool {
+        self.class == Class::Fatal && matches!(self.code(), Some("0A000" | "42704" | "42883" | "42501"))
+    }
+
     /// Whether no transaction is open (25P01).
     pub(crate) fn is_no_transaction(&self) -> bool {
         self.has_code("25P01")

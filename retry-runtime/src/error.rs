@@ -95,6 +95,9 @@ pub enum Error {
     /// The server cannot identify a transaction, which `unknown_commit = "resolve"` needs. It is not PostgreSQL, or
     /// older than 13, or the role may not ask. The body has not run.
     ResolveUnsupported(Cause<tokio_postgres::Error>),
+    /// The server cannot release locks before it flushes, which `early_release` needs. It is not PostgreSQL, or the role
+    /// may not call `pg_logical_emit_message`. The body has not run.
+    EarlyReleaseUnsupported(Cause<tokio_postgres::Error>),
     /// A call was made inside another call's body, on the same pool. It would run in a transaction of its own, beside
     /// the one around it. Pass `&mut *tx` to nest it, or declare the inner function `independent`. A function with `source`
     /// takes no `&mut *tx`: give it a twin with `within`. No SQL was sent.
@@ -225,6 +228,7 @@ impl Error {
             Self::DeadlineExceeded { .. } => "deadline_exceeded",
             Self::CircuitOpen { .. } => "circuit_open",
             Self::ResolveUnsupported(_) => "resolve_unsupported",
+            Self::EarlyReleaseUnsupported(_) => "early_release_unsupported",
             Self::NotNested { .. } => "not_nested",
             Self::NestedIsolation { .. } => "nested_isolation",
             Self::NestedDurable { .. } => "nested_durable",
@@ -243,7 +247,9 @@ impl Error {
     #[must_use]
     pub fn history(&self) -> Option<&History> {
         match self {
-            Self::Postgres(cause) | Self::ResolveUnsupported(cause) => cause.history.as_deref(),
+            Self::Postgres(cause) | Self::ResolveUnsupported(cause) | Self::EarlyReleaseUnsupported(cause) => {
+                cause.history.as_deref()
+            }
             Self::Pool(error) => error.source.history.as_deref(),
             Self::Aborted { source } => source.as_ref()?.history.as_deref(),
             Self::CommitUnknown { source, .. }
@@ -255,7 +261,9 @@ impl Error {
 
     pub(crate) fn with_history(mut self, history: History) -> Self {
         let place = match &mut self {
-            Self::Postgres(cause) | Self::ResolveUnsupported(cause) => Some(&mut cause.history),
+            Self::Postgres(cause) | Self::ResolveUnsupported(cause) | Self::EarlyReleaseUnsupported(cause) => {
+                Some(&mut cause.history)
+            }
             Self::Pool(error) => Some(&mut error.source.history),
             Self::Aborted { source } => source.as_mut().map(|cause| &mut cause.history),
             Self::CommitUnknown { source, .. }
@@ -292,6 +300,9 @@ impl fmt::Display for Error {
             Self::ResolveUnsupported(_) => f.write_str(
                 "`unknown_commit = \"resolve\"` needs PostgreSQL 13 or later and the right to call its functions",
             ),
+            Self::EarlyReleaseUnsupported(_) => {
+                f.write_str("`early_release` needs PostgreSQL and the right to call `pg_logical_emit_message`")
+            }
             Self::NotNested { outer, inner } => write!(
                 f,
                 "`{inner}` was called inside the body of `{outer}`, but not in its transaction: pass `&mut *tx` (if it \
@@ -322,7 +333,9 @@ impl fmt::Display for Error {
 impl StdError for Error {
     fn source(&self) -> Option<&(dyn StdError + 'static)> {
         match self {
-            Self::Postgres(cause) | Self::ResolveUnsupported(cause) => Some(cause),
+            Self::Postgres(cause) | Self::ResolveUnsupported(cause) | Self::EarlyReleaseUnsupported(cause) => {
+                Some(cause)
+            }
             Self::Pool(error) => error.source(),
             Self::Aborted { source } => source.as_ref().map(|cause| cause as _),
             Self::CommitUnknown { source, .. }

@@ -140,6 +140,9 @@ pub struct Policy {
     pub independent: bool,
     /// Whether a nested call is refused with [`Error::NestedDurable`](crate::Error::NestedDurable). Default: `false`.
     pub durable: bool,
+    /// Whether `COMMIT` releases the transaction's locks before the log is flushed. The call still waits for the flush, in
+    /// a second message of the same flight. Default: `false`.
+    pub early_release: bool,
     /// Whether the body waits for the reply to `BEGIN`. `None`, the default: [`Begin::Pipelined`] if `read_only`,
     /// [`Begin::Awaited`] otherwise.
     pub begin: Option<Begin>,
@@ -167,6 +170,7 @@ impl Policy {
         damping: Damping::On,
         independent: false,
         durable: false,
+        early_release: false,
         begin: None,
     };
 

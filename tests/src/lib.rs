@@ -3,6 +3,7 @@
 //! - [`Database`]: an empty database for one test, on a server that the tests of a binary share. Most tests begin with it.
 //! - [`Server`]: a throwaway PostgreSQL server, for tests that stop it, crash it or need their own settings.
 //! - [`standby`] and [`Server::standby`]: a primary with a hot standby, and failover between them.
+//! - `power_cut`: a server whose power can be cut (on Linux).
 //! - [`pgbouncer`]: a throwaway `PgBouncer` between client and server.
 //! - [`proxy`]: a proxy that cuts, resets or silences connections, delays messages and counts round trips.
 //! - [`rival`]: a second session that provokes serialization failures, deadlocks and lock conflicts, and functions that
@@ -20,6 +21,8 @@ pub mod calls;
 pub mod dashboard;
 pub mod events;
 pub mod pgbouncer;
+#[cfg(target_os = "linux")]
+pub mod power_cut;
 pub mod proxy;
 pub mod rival;
 pub mod scripted;

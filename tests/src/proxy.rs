@@ -222,7 +222,7 @@ async fn fail(
     let arrives = fault.request.min(message.len());
     server.write_all(&message[..arrives]).await?;
     if arrives == message.len() {
-        let reply = reply_to(fault, &mut server).await?;
+        let reply = reply_to(fault, message, &mut server).await?;
         client.write_all(&reply[..fault.reply.min(reply.len())]).await?;
     }
     match fault.cut {
@@ -237,17 +237,23 @@ async fn fail(
 }
 
 /// Reads the reply, so that the server has acted before the connection ends. Before the reply to `COMMIT`, the reply to
-/// closing a statement may arrive, while the transaction is still open. It is skipped.
-async fn reply_to(fault: Fault, server: &mut (impl AsyncRead + Unpin)) -> io::Result<Vec<u8>> {
+/// closing a statement may arrive, while the transaction is still open. It is skipped. After `COMMIT`, a flush may follow.
+async fn reply_to(fault: Fault, message: &[u8], server: &mut (impl AsyncRead + Unpin)) -> io::Result<Vec<u8>> {
     const READY_IN_TRANSACTION: &[u8] = b"Z\0\0\0\x05T";
+    const READY: &str = "Z\0\0\0\x05I";
+    let is_flushed = contains(message, "pg_logical_emit_message");
     let mut reply = Vec::new();
     let mut buffer = vec![0; 16 * 1024];
     loop {
         let length = server.read(&mut buffer).await?;
         reply.extend_from_slice(&buffer[..length]);
-        if length == 0 || fault.text != "COMMIT" || !reply.ends_with(READY_IN_TRANSACTION) {
+        if length == 0 || fault.text != "COMMIT" {
             return Ok(reply);
         }
-        reply.clear();
+        if reply.ends_with(READY_IN_TRANSACTION) {
+            reply.clear();
+        } else if !is_flushed || reply.windows(READY.len()).filter(|window| *window == READY.as_bytes()).count() > 1 {
+            return Ok(reply);
+        }
     }
 }

@@ -67,12 +67,12 @@ impl Server {
         let dir = dir.keep();
         let watchdog = watch(&bin, &dir)?;
         let server = Self { dir, bin, watchdog };
-        server.run(settings)?;
+        server.start_again(settings)?;
         Ok(server)
     }
 
-    /// Starts the server process of a cluster that is not running.
-    fn run(&self, settings: &[&str]) -> io::Result<()> {
+    /// Like [`Server::start_again`], with these variables in the server's environment.
+    pub(crate) fn start_with_env(&self, settings: &[&str], env: &[(&str, PathBuf)]) -> io::Result<()> {
         let mut options = format!("-k {}", self.dir.display());
         for setting in SETTINGS.iter().chain(settings) {
             options.push_str(" -c ");
@@ -84,6 +84,7 @@ impl Server {
             .arg("-l")
             .arg(self.log())
             .args(["-o", &options])
+            .envs(env.iter().map(|(name, value)| (name, value)))
             // The server must not keep our standard output open.
             .stdout(Stdio::null())
             .stderr(Stdio::null())
@@ -102,7 +103,26 @@ impl Server {
 
     /// Starts the server process again, with further settings.
     pub fn start_again(&self, settings: &[&str]) -> io::Result<()> {
-        self.run(settings)
+        self.start_with_env(settings, &[])
+    }
+
+    /// Kills the server process, and waits until the processes of its sessions have ended too.
+    pub fn kill(&self) -> io::Result<()> {
+        let pid_file = fs::read_to_string(self.data().join("postmaster.pid"))?;
+        let pid = pid_file.lines().next().unwrap_or_default();
+        run(Command::new("kill").args(["-KILL", pid]))?;
+        let is_running = || {
+            fs::read_dir("/proc").into_iter().flatten().flatten().any(|process| {
+                let folder = fs::read_link(process.path().join("cwd"));
+                folder.is_ok_and(|folder| folder == self.data())
+            })
+        };
+        while is_running() {
+            std::thread::sleep(std::time::Duration::from_millis(1));
+        }
+        // The process may stay a zombie, and the next server would take it for a running one.
+        fs::remove_file(self.data().join("postmaster.pid"))?;
+        fs::remove_file(self.dir.join(".s.PGSQL.5432.lock"))
     }
 
     /// The folder of the cluster.

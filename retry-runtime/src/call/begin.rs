@@ -2,11 +2,12 @@
 
 use std::future::poll_fn;
 
-use crate::call::callsite::Function;
+use crate::call::callsite::{Function, Shared};
 use crate::call::outcome::AttemptOutcome;
 use crate::call::retry::RetryCause;
 use crate::call::server_timeout::{ServerTimeout, SessionTimeout};
 use crate::classify::Class;
+use crate::commit::flush;
 use crate::driver::{self, DriverError, Reply};
 use crate::error::{Error, Phase};
 use crate::events::Event;
@@ -19,21 +20,24 @@ use crate::transaction::savepoint;
 use crate::transaction::status::BlindSpots;
 
 /// Sends BEGIN, and waits for the reply unless BEGIN is pipelined. If the call is dropped from here on, the transaction is
-/// rolled back. `session`: what is known of the pool's sessions.
+/// rolled back. `shared`: what is known of the pool's sessions.
 pub(crate) async fn transaction<'a>(
     context: TxContext<'a>,
     sql: &str,
-    session: Option<&SessionTimeout>,
+    shared: Option<&Shared>,
 ) -> Result<Transaction<'a>, AttemptOutcome> {
+    let session = shared.map(|shared| &shared.session_timeout);
     let mut timeout = ServerTimeout::new(context.deadline, context.policy, session);
+    let checks = context.policy.early_release && !shared.is_some_and(Shared::can_flush);
     let mut pipelined = context.policy.begin() == Begin::Pipelined;
-    if pipelined && timeout.asks() {
+    if pipelined && (timeout.asks() || checks) {
         // On a pool, the first call waits for the reply, and others use it.
-        pipelined = session.is_none();
+        pipelined = shared.is_none();
         timeout = if pipelined { ServerTimeout::Keep } else { timeout };
     }
     context.status.set_in_transaction(true);
     let mut tx = Transaction::new(context, None);
+    let sql = if checks { &format!("{sql}{}", flush::CHECK) } else { sql };
     let message = timeout.add_to(sql);
     let reply = match send(&context, &message) {
         Ok(()) if pipelined => return Ok(tx),
@@ -47,6 +51,9 @@ pub(crate) async fn transaction<'a>(
     };
     tx.ended = matches!(reply, Ok(Err(_)));
     result_of(&context, reply).await?;
+    if let (true, Some(shared)) = (checks, shared) {
+        shared.set_can_flush();
+    }
     Ok(tx)
 }
 
@@ -124,7 +131,9 @@ async fn again(context: &TxContext<'_>, sql: &str, error: DriverError) -> Result
 /// Rolls back after a failed BEGIN: if a `SET` or the identity query in its message failed, the transaction is open.
 async fn failed(context: &TxContext<'_>, error: DriverError) -> AttemptOutcome {
     let failure = driver::failure_of(&error);
-    let error = if context.policy.asks_identity() && failure.is_unsupported() {
+    let error = if context.policy.early_release && failure.is_unknown_to_server() {
+        Error::EarlyReleaseUnsupported(error.into())
+    } else if context.policy.asks_identity() && failure.is_unsupported() {
         Error::ResolveUnsupported(error.into())
     } else {
         Error::from(error)

@@ -2,7 +2,7 @@
 
 use std::fmt::Write;
 
-use crate::commit::identify;
+use crate::commit::{flush, identify};
 use crate::policy::Policy;
 
 /// One message, whatever is set: no option costs a round trip.
@@ -27,6 +27,9 @@ pub(crate) fn begin_sql(policy: &Policy) -> String {
             // Rounded up: zero would turn the timeout off.
             let _ = write!(sql, "; SET LOCAL {setting} = {}", timeout.as_micros().div_ceil(1_000));
         }
+    }
+    if policy.early_release {
+        sql.push_str(flush::RELEASE_EARLY);
     }
     if policy.asks_identity() {
         sql.push_str("; ");

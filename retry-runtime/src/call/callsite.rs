@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::pin::pin;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
@@ -61,9 +62,19 @@ pub(crate) struct Shared {
     pub(crate) gate: Option<DeadlockGate>,
     pub(crate) queues: Arc<Queues>,
     pub(crate) session_timeout: SessionTimeout,
+    /// Whether the server is known to flush as early release needs it.
+    can_flush: AtomicBool,
 }
 
 impl Shared {
+    pub(crate) fn can_flush(&self) -> bool {
+        self.can_flush.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn set_can_flush(&self) {
+        self.can_flush.store(true, Ordering::Relaxed);
+    }
+
     /// For how much longer calls run one at a time, if they do.
     pub(crate) fn closed_for(&self) -> Option<Duration> {
         self.gate.as_ref().and_then(DeadlockGate::closed_for)
@@ -108,7 +119,12 @@ impl PerPool {
             per_pool.retain(|_, shared| Arc::strong_count(shared) > 1 || shared.closed_for().is_some());
         }
         let gate = (damping && pool.is_some()).then(DeadlockGate::new);
-        let shared = Arc::new(Shared { gate, queues: Arc::default(), session_timeout: SessionTimeout::default() });
+        let shared = Arc::new(Shared {
+            gate,
+            queues: Arc::default(),
+            session_timeout: SessionTimeout::default(),
+            can_flush: AtomicBool::new(false),
+        });
         per_pool.insert(pool, shared.clone());
         shared
     }

@@ -8,11 +8,11 @@ use crate::call::begin;
 use crate::call::outcome::{AttemptOutcome, Finished};
 use crate::call::retry::RetryCause;
 use crate::classify::{Class, Failure};
-use crate::commit::identify;
-use crate::driver::{self, DriverError, Reply};
-use crate::error::{CommitOutcome, Error, Identity, Phase};
-use crate::events::Event;
-use crate::policy::UnknownCommit;
+use crate::commit::{flush, identify};
+use crate::driver::{self, CommitReply, DriverError};
+use crate::error::{CommitOutcome, Error, Identity, Key, Phase};
+use crate::events::{AttemptId, Event};
+use crate::policy::{Policy, UnknownCommit};
 use crate::transaction::Transaction;
 use crate::transaction::context::SavepointName;
 use crate::transaction::deadline::Expired;
@@ -179,7 +179,8 @@ impl Transaction<'_> {
     async fn send_commit(&mut self, is_well: bool) -> AttemptOutcome {
         let status = self.context.status;
         let Message { sql, statements_before, identity } = self.commit_message(is_well);
-        let reply = match Reply::send(self.context.client, &sql) {
+        let flush = self.context.policy.early_release.then_some(flush::FLUSH);
+        let reply = match CommitReply::send(self.context.client, &sql, flush) {
             Ok(reply) => reply,
             // It was not sent, so its outcome is known.
             Err(error) => {
@@ -191,28 +192,31 @@ impl Transaction<'_> {
         let deadline = if identity.is_some() { deadline.leaving_time_for_a_lookup() } else { deadline };
         match deadline.bound(status.commit(reply)).await {
             Ok((Ok(()), _)) => {
-                status.set_in_transaction(false);
-                AttemptOutcome::new(CommitOutcome::Committed)
+                // The session is in use until the reply to the flush arrives. The call waits for it, not this.
+                status.set_in_transaction(flush.is_some());
+                self.ended = true;
+                AttemptOutcome { identity, ..AttemptOutcome::new(CommitOutcome::Committed) }
             }
             Ok((Err(error), completed)) => {
                 Box::pin(self.commit_failed(error, completed >= statements_before, identity)).await
             }
-            Err(Expired) => self.no_reply(None, identity),
+            Err(Expired) => no_reply(self.context.id, self.context.policy, None, identity),
         }
     }
 
     /// The message that commits.
     fn commit_message(&self, is_well: bool) -> Message {
         let (status, policy) = (self.context.status, self.context.policy);
+        let identity = |key| Box::new(Identity { key, early_release: policy.early_release });
         if policy.read_only || policy.unknown_commit != UnknownCommit::Token {
             let (statements_before, sql) = if is_well { (0, COMMIT) } else { (1, PROBE_AND_COMMIT) };
-            let identity = status.take_begin_row().and_then(|row| identify::read(&row)).map(Box::new);
+            let identity = status.take_begin_row().and_then(|row| identify::read(&row)).map(identity);
             return Message { sql: Cow::Borrowed(sql), statements_before, identity };
         }
-        let (token, identity) = identify::new_token();
+        let token = identify::new_token();
         let (statements_before, probe) = if is_well { (1, "") } else { (2, PROBE) };
         let sql = format!("{probe}INSERT INTO transactional.commits (token) VALUES ('{token}'); COMMIT");
-        Message { sql: Cow::Owned(sql), statements_before, identity: Some(Box::new(identity)) }
+        Message { sql: Cow::Owned(sql), statements_before, identity: Some(identity(Key::Token(token))) }
     }
 
     /// The reply to the message that commits is an error: of COMMIT itself, or of a statement before it.
@@ -242,7 +246,7 @@ impl Transaction<'_> {
             };
             outcome.in_commit().with_error(Error::from(error))
         } else {
-            self.no_reply(Some(error), identity)
+            no_reply(self.context.id, self.context.policy, Some(error), identity)
         }
     }
 
@@ -252,26 +256,6 @@ impl Transaction<'_> {
         let outcome = self.roll_back(false).await;
         let error = Error::aborted(outcome.failure.as_ref());
         outcome.with_error(error)
-    }
-
-    /// There is no reply to COMMIT: the connection failed with `error`, or the deadline passed (`None`).
-    fn no_reply(&self, error: Option<DriverError>, identity: Option<Box<Identity>>) -> AttemptOutcome {
-        let policy = self.context.policy;
-        let failure = error.as_ref().map(driver::failure_of);
-        // If the outcome is looked up, the call does not wait for the reply any longer.
-        let session_broken = error.is_some() || identity.is_some();
-        let unknown = AttemptOutcome { session_broken, ..AttemptOutcome::new(CommitOutcome::Unknown) }.in_commit();
-        if policy.read_only {
-            // It wrote nothing, so its outcome does not matter.
-            let retry = failure.as_ref().and_then(|failure| RetryCause::of(failure, policy));
-            let error = error.map_or_else(|| Error::deadline(Phase::Commit), Error::from);
-            return AttemptOutcome { retry, failure, ..unknown }.with_error(error);
-        }
-        self.context.id.emit(Event::CommitUnknown, failure.as_ref());
-        let again = policy.unknown_commit == UnknownCommit::Retry;
-        let retry = again.then_some(RetryCause::Class(Class::Connection));
-        let error = Error::commit_unknown(identity, error.map(Into::into));
-        AttemptOutcome { retry, failure, ..unknown }.with_error(error)
     }
 
     /// Rolls the transaction back.
@@ -302,6 +286,30 @@ impl Transaction<'_> {
             .or_else(|| retry_if.then_some(RetryCause::Asked));
         AttemptOutcome::rolled_back(failure, cause)
     }
+}
+
+/// There is no reply to COMMIT, or to its flush: the connection failed with `error`, or the deadline passed (`None`).
+pub(crate) fn no_reply(
+    id: AttemptId,
+    policy: &Policy,
+    error: Option<DriverError>,
+    identity: Option<Box<Identity>>,
+) -> AttemptOutcome {
+    let failure = error.as_ref().map(driver::failure_of);
+    // If the outcome is looked up, the call does not wait for the reply any longer.
+    let session_broken = error.is_some() || identity.is_some();
+    let unknown = AttemptOutcome { session_broken, ..AttemptOutcome::new(CommitOutcome::Unknown) }.in_commit();
+    if policy.read_only {
+        // It wrote nothing, so its outcome does not matter.
+        let retry = failure.as_ref().and_then(|failure| RetryCause::of(failure, policy));
+        let error = error.map_or_else(|| Error::deadline(Phase::Commit), Error::from);
+        return AttemptOutcome { retry, failure, ..unknown }.with_error(error);
+    }
+    id.emit(Event::CommitUnknown, failure.as_ref());
+    let again = policy.unknown_commit == UnknownCommit::Retry;
+    let retry = again.then_some(RetryCause::Class(Class::Connection));
+    let error = Error::commit_unknown(identity, error.map(Into::into));
+    AttemptOutcome { retry, failure, ..unknown }.with_error(error)
 }
 
 /// The message that commits.

@@ -190,10 +190,10 @@ impl<'a> Call<'a> {
             return Box::pin(begin::in_driver_transaction(context)).await;
         }
         // What is known of the pool's sessions is kept with what the function's calls share.
-        let shared = (self.pool.is_some() && self.deadline.left().is_some())
+        let asks = self.deadline.left().is_some() || function.policy.early_release;
+        let shared = (self.pool.is_some() && asks)
             .then(|| self.shared.clone().unwrap_or_else(|| self.callsite.shared(self.pool)));
-        let session_timeout = shared.as_ref().map(|shared| &shared.session_timeout);
-        begin::transaction(context, function.begin_sql(), session_timeout).await
+        begin::transaction(context, function.begin_sql(), shared.as_deref()).await
     }
 
     /// Name and options of this call.
@@ -290,6 +290,7 @@ impl Drop for Call<'_> {
         }
         let commit = self.status.take_commit();
         match self.session.take() {
+            // A flush without a reply counts as a part of the transaction.
             Some(session) if self.status.is_in_transaction() => clean_up::hand_over(session, commit, self.id()),
             Some(_) => {}
             None => {

@@ -7,6 +7,7 @@ use tokio::time::sleep;
 
 use crate::call::Call;
 use crate::call::body::FromError;
+use crate::call::finish::no_reply;
 use crate::call::outcome::{AttemptOutcome, Finished, SessionFate};
 use crate::call::queue::QueueGuards;
 use crate::call::retry::RetryCause;
@@ -16,6 +17,7 @@ use crate::classify::{Class, Failure};
 use crate::commit::resolve;
 use crate::error::{CommitOutcome, Error, Phase};
 use crate::events::{CallResult, Event};
+use crate::transaction::deadline::Expired;
 use crate::transaction::hooks;
 
 /// What follows an attempt.
@@ -55,9 +57,13 @@ impl Call<'_> {
     }
 
     /// `is_ok`: the body returned `Ok`, or did not run.
-    async fn conclude(&mut self, outcome: AttemptOutcome, is_ok: bool) -> Next {
+    async fn conclude(&mut self, mut outcome: AttemptOutcome, is_ok: bool) -> Next {
         if matches!(self.source, Kind::Nested(_)) {
             return outcome.error.map_or(Next::Return, Next::Fail);
+        }
+        if outcome.is_committed() && self.function().policy.early_release {
+            // Boxed, because it is rare, and every call's future would otherwise be that much larger.
+            outcome = Box::pin(self.wait_for_flush(outcome)).await;
         }
         self.tell_protection(&outcome);
         if outcome.is_committed() && self.status.with_hooks(|hooks| hooks.len() == 0) {
@@ -71,6 +77,23 @@ impl Call<'_> {
         }
         // Boxed, because every call's future would otherwise be that much larger.
         Box::pin(self.conclude_other(outcome, is_ok)).await
+    }
+
+    /// The locks are released, so other calls go ahead. This call waits until its commit is flushed.
+    async fn wait_for_flush(&mut self, mut outcome: AttemptOutcome) -> AttemptOutcome {
+        self.tell_gate(&outcome);
+        self.with_queues(QueueGuards::release_all);
+        let identity = outcome.identity.take();
+        let deadline = if identity.is_some() { self.deadline.leaving_time_for_a_lookup() } else { self.deadline };
+        let error = match deadline.bound(self.status.flush()).await {
+            Ok(Ok(())) => {
+                self.status.set_in_transaction(false);
+                return outcome;
+            }
+            Ok(Err(error)) => Some(error),
+            Err(Expired) => None,
+        };
+        no_reply(self.id(), &self.function().policy, error, identity)
     }
 
     async fn conclude_other(&mut self, mut outcome: AttemptOutcome, is_ok: bool) -> Next {

@@ -3,7 +3,7 @@
 use crate::call::retry::RetryCause;
 use crate::classify::{Class, Failure};
 use crate::driver::DriverError;
-use crate::error::{CommitOutcome, Error, Phase, PoolError};
+use crate::error::{CommitOutcome, Error, Identity, Phase, PoolError};
 use crate::pool::protection::Health;
 
 /// An attempt that `finish` has ended.
@@ -32,12 +32,15 @@ pub struct AttemptOutcome {
     pub(crate) is_hidden: bool,
     /// The text of the body's error, if it may be needed.
     pub(crate) text: Option<String>,
+    /// Identifies the transaction, if it is committed and its flush has no reply yet.
+    pub(crate) identity: Option<Box<Identity>>,
 }
 
 impl AttemptOutcome {
     pub(crate) fn new(commit: CommitOutcome) -> Self {
-        let (retry, failure, error, text) = (None, None, None, None);
-        Self { commit, phase: Phase::Body, retry, session_broken: false, failure, error, is_hidden: false, text }
+        let (retry, failure, error, text, identity) = (None, None, None, None, None);
+        let (phase, session_broken, is_hidden) = (Phase::Body, false, false);
+        Self { commit, phase, retry, session_broken, failure, error, is_hidden, text, identity }
     }
 
     /// A nested call has ended. The outermost call commits or rolls back.

@@ -3,7 +3,7 @@
 use crate::call::outcome::{AttemptOutcome, SessionFate};
 use crate::call::retry::RetryCause;
 use crate::classify::Failure;
-use crate::driver::{self, Client, Reply};
+use crate::driver::{self, Client, CommitReply};
 use crate::error::{Error, Phase};
 use crate::events::{AttemptId, Event};
 use crate::policy::Policy;
@@ -45,7 +45,7 @@ pub(crate) async fn take(
 pub(crate) fn end(
     session: Box<dyn Session>,
     fate: SessionFate,
-    commit: Option<Reply>,
+    commit: Option<CommitReply>,
     failure: Option<&Failure>,
     id: AttemptId,
 ) {

@@ -1,7 +1,7 @@
 //! Identifies a transaction, so that its outcome can be looked up if the reply to `COMMIT` does not arrive.
 
 use crate::driver::Row;
-use crate::error::{Identity, Incarnation, Key, Token, Transaction};
+use crate::error::{Incarnation, Key, Token, Transaction};
 
 /// Asks for a transaction's identity, in the message of `BEGIN`.
 ///
@@ -27,15 +27,14 @@ pub(crate) const ASK_SERVER: &str = "SELECT pg_catalog.pg_is_in_recovery()::pg_c
      (SELECT system_identifier::pg_catalog.text FROM pg_catalog.pg_control_system())";
 
 /// Reads the reply to [`ASK`]. `None`: a field is missing or malformed.
-pub(crate) fn read(row: &Row) -> Option<Identity> {
+pub(crate) fn read(row: &Row) -> Option<Key> {
     let field = |index| row.get(index).map(str::to_owned);
     let incarnation = Incarnation { timeline: field(2)?, stats_reset: field(3)?, system: field(4)? };
     let (xid, pid) = (row.get(0)?.parse().ok()?, row.get(1)?.parse().ok()?);
-    Some(Identity(Key::Transaction(Transaction { xid, pid, incarnation })))
+    Some(Key::Transaction(Transaction { xid, pid, incarnation }))
 }
 
-/// A new token, and the identity of the transaction that will write it.
-pub(crate) fn new_token() -> (Token, Identity) {
-    let token = Token(rand::random());
-    (token, Identity(Key::Token(token)))
+/// A new token.
+pub(crate) fn new_token() -> Token {
+    Token(rand::random())
 }

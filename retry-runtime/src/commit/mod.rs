@@ -1,5 +1,6 @@
 //! What became of a commit: how a transaction is identified, and how its outcome is looked up.
 
+pub(crate) mod flush;
 pub(crate) mod identify;
 mod install;
 pub(crate) mod resolve;

@@ -5,6 +5,7 @@ use std::time::Duration;
 use tokio::time::{Instant, sleep};
 
 use crate::classify::Class;
+use crate::commit::flush::FLUSH;
 use crate::commit::identify::ASK_SERVER;
 use crate::driver::{self, Client, DriverError};
 use crate::error::{CommitOutcome, Identity, Incarnation, Key, Token, Transaction};
@@ -92,10 +93,15 @@ async fn ask_one(pool: &dyn Pool, identity: &Identity) -> Option<CommitOutcome> 
 
 /// `None`: this server is a standby.
 async fn ask(identity: &Identity, client: &Client) -> Result<Option<CommitOutcome>, DriverError> {
-    match &identity.0 {
-        Key::Token(token) => claim(*token, client).await.map(Some),
-        Key::Transaction(transaction) => look_until_ended(transaction, client).await,
+    let outcome = match &identity.key {
+        Key::Token(token) => Some(claim(*token, client).await?),
+        Key::Transaction(transaction) => look_until_ended(transaction, client).await?,
+    };
+    if identity.early_release && outcome == Some(CommitOutcome::Committed) {
+        // A crash could still take the commit back. One before the flush ends this session too.
+        driver::run(client, FLUSH).await?;
     }
+    Ok(outcome)
 }
 
 /// Claims the token unless the transaction has written it. The first insert decides: the claim waits for a transaction

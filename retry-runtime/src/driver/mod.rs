@@ -3,12 +3,14 @@
 //! The loop (`call`), the look-up of outcomes (`commit`) and the clean-up of sessions name no driver. They use the items
 //! of this module: a second driver would provide the same.
 
+mod commit_reply;
 mod failure;
 mod reply;
 
 use tokio_postgres::SimpleQueryMessage;
 pub(crate) use tokio_postgres::{Client, Error as DriverError, SimpleQueryRow as Row};
 
+pub(crate) use self::commit_reply::CommitReply;
 #[cfg(feature = "deadpool")]
 pub(crate) use self::failure::class_of_pool;
 pub use self::failure::classify;

@@ -18,7 +18,11 @@ use std::str::FromStr;
 /// # Ok::<(), retry_runtime::ParseIdentityError>(())
 /// ```
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub struct Identity(pub(crate) Key);
+pub struct Identity {
+    pub(crate) key: Key,
+    /// Whether its locks were released before the flush: if it is committed, that may not be durable yet.
+    pub(crate) early_release: bool,
+}
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(crate) enum Key {
@@ -55,7 +59,7 @@ impl Identity {
     /// The transaction's id (the server's `xid8`), with `unknown_commit = "resolve"`.
     #[must_use]
     pub fn xid(&self) -> Option<u64> {
-        match &self.0 {
+        match &self.key {
             Key::Transaction(transaction) => Some(transaction.xid),
             Key::Token(_) => None,
         }
@@ -64,7 +68,7 @@ impl Identity {
     /// The key in `transactional.commits`, as the text of a `uuid`, with `unknown_commit = "token"`.
     #[must_use]
     pub fn token(&self) -> Option<String> {
-        match &self.0 {
+        match &self.key {
             Key::Transaction(_) => None,
             Key::Token(token) => Some(token.to_string()),
         }
@@ -78,10 +82,14 @@ impl fmt::Display for Token {
     }
 }
 
+/// After early release, what the text begins with.
+const EARLY_RELEASE: &str = "early_release:";
+
 /// `token:UUID`, or `xid:XID/PID/TIMELINE/STATS_RESET/SYSTEM`.
 impl fmt::Display for Identity {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match &self.0 {
+        f.write_str(if self.early_release { EARLY_RELEASE } else { "" })?;
+        match &self.key {
             Key::Token(token) => write!(f, "token:{token}"),
             Key::Transaction(Transaction { xid, pid, incarnation }) => {
                 let Incarnation { timeline, stats_reset, system } = incarnation;
@@ -114,12 +122,13 @@ impl FromStr for Identity {
 
     /// Reads what [`Display`](fmt::Display) writes.
     fn from_str(text: &str) -> Result<Self, ParseIdentityError> {
+        let (early_release, text) = text.strip_prefix(EARLY_RELEASE).map_or((false, text), |text| (true, text));
         let key = match text.split_once(':') {
             Some(("token", token)) => token_of(token).map(Key::Token),
             Some(("xid", fields)) => transaction_of(fields).map(Key::Transaction),
             _ => None,
         };
-        key.map(Self).ok_or(ParseIdentityError(()))
+        key.map(|key| Self { key, early_release }).ok_or(ParseIdentityError(()))
     }
 }
 
@@ -165,6 +174,8 @@ mod tests {
             "token:00000000-0000-0000-0000-000000000007",
             "token:67e55044-10b1-426f-9247-bb680e5fe0c8",
             "xid:18446744073709551615/4711/00000001/1700000000000000/7300000000000000000",
+            "early_release:token:67e55044-10b1-426f-9247-bb680e5fe0c8",
+            "early_release:xid:7/4711/00000001/17/73",
         ] {
             let identity: Identity = text.parse().expect(text);
             assert_eq!(identity.to_string(), text);
@@ -193,6 +204,8 @@ mod tests {
             "xid:7/4711/00000001/17/73/9",
             "xid:-7/4711/00000001/17/73",
             "7/4711/00000001/17/73",
+            "early_release:",
+            "early_release:early_release:xid:7/4711/00000001/17/73",
         ] {
             assert!(text.parse::<Identity>().is_err(), "{text:?}");
         }

@@ -1,12 +1,13 @@
 //! Cleans up sessions left mid-transaction: a background task rolls back, or closes the connection, before the pool can
 //! hand it out again.
 
+use std::future::poll_fn;
 use std::time::Duration;
 
 use tokio::runtime::Handle as Runtime;
 use tokio::time::timeout;
 
-use crate::driver::{self, Client, DriverError, Reply};
+use crate::driver::{self, Client, CommitReply, DriverError, Reply};
 use crate::error::CommitOutcome;
 use crate::events::{AttemptId, Event};
 use crate::pool::session::Session;
@@ -55,7 +56,7 @@ impl Drop for SessionGuard {
 
 /// Takes over a session with an open transaction, or with a COMMIT that has no reply yet. In the first case, ROLLBACK
 /// is sent at once. Outside of a runtime, the connection is closed.
-pub(crate) fn hand_over(session: Box<dyn Session>, commit: Option<Reply>, id: AttemptId) {
+pub(crate) fn hand_over(session: Box<dyn Session>, commit: Option<CommitReply>, id: AttemptId) {
     let (session, id) = (SessionGuard::new(session), id.after_call());
     let rollback = if commit.is_none() { Some(Reply::send(session.client(), "ROLLBACK")) } else { None };
     let commit = commit.map(|reply| Commit { reply: Some(reply), id });
@@ -76,7 +77,7 @@ pub(crate) fn hand_over(session: Box<dyn Session>, commit: Option<Reply>, id: At
 }
 
 /// Waits for the reply to a COMMIT that a dropped call has sent on the caller's own client.
-pub(crate) fn wait_for_commit(reply: Reply, id: AttemptId) {
+pub(crate) fn wait_for_commit(reply: CommitReply, id: AttemptId) {
     let commit = Commit { reply: Some(reply), id: id.after_call() };
     if let Ok(runtime) = Runtime::try_current() {
         runtime.spawn(commit.finish());
@@ -85,18 +86,24 @@ pub(crate) fn wait_for_commit(reply: Reply, id: AttemptId) {
 
 /// A COMMIT whose caller has gone. An event says how it ended; if this is dropped before, that the outcome is unknown.
 struct Commit {
-    reply: Option<Reply>,
+    reply: Option<CommitReply>,
     id: AttemptId,
 }
 
 impl Commit {
     async fn finish(mut self) {
         let Some(reply) = &mut self.reply else { return };
-        let outcome = match timeout(COMMIT_TIMEOUT, reply.end()).await {
-            Ok(Ok(())) => CommitOutcome::Committed,
-            Ok(Err(error)) if driver::failure_of(&error).proves_rollback() => CommitOutcome::RolledBack,
-            Ok(Err(_)) | Err(_) => CommitOutcome::Unknown,
+        let outcome = async {
+            match poll_fn(|cx| reply.poll_commit(cx)).await {
+                // An error of the flush says nothing about the commit.
+                Ok(()) => poll_fn(|cx| reply.poll_flush(cx))
+                    .await
+                    .map_or(CommitOutcome::Unknown, |()| CommitOutcome::Committed),
+                Err(error) if driver::failure_of(&error).proves_rollback() => CommitOutcome::RolledBack,
+                Err(_) => CommitOutcome::Unknown,
+            }
         };
+        let outcome = timeout(COMMIT_TIMEOUT, outcome).await.unwrap_or(CommitOutcome::Unknown);
         self.reply = None;
         self.id.emit(Event::DroppedInCommit { outcome }, None);
     }

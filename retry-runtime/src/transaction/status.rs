@@ -7,7 +7,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll};
 
 use crate::classify::Failure;
-use crate::driver::{self, DriverError, Reply, Row};
+use crate::driver::{self, CommitReply, DriverError, Reply, Row};
 use crate::transaction::begin_reply::BeginReply;
 use crate::transaction::hooks::Hooks;
 use crate::transaction::seen::{Recorded, Seen};
@@ -36,8 +36,8 @@ struct Status {
     begin: BeginReply,
     seen: Seen,
     hooks: Hooks,
-    /// The reply to COMMIT, while it is waited for.
-    commit: Option<Reply>,
+    /// The reply to COMMIT, while it or its flush is waited for.
+    commit: Option<CommitReply>,
 }
 
 /// What may have ended or aborted the transaction without being seen to.
@@ -183,19 +183,36 @@ impl AttemptStatus {
     }
 
     /// Waits for the reply to COMMIT, and counts the statements of its message that succeeded. If the future is dropped,
-    /// the reply stays here.
-    pub(crate) async fn commit(&self, reply: Reply) -> (Result<(), DriverError>, u32) {
+    /// or a flush follows, the reply stays here.
+    pub(crate) async fn commit(&self, reply: CommitReply) -> (Result<(), DriverError>, u32) {
         self.lock().commit = Some(reply);
-        let end = poll_fn(|cx| match &mut self.lock().commit {
-            Some(reply) => reply.poll_end(cx),
-            None => unreachable!("put there above, and taken below"),
-        })
-        .await;
-        (end, self.take_commit().map_or(0, |reply| reply.completed()))
+        let end = self.poll_commit(CommitReply::poll_commit).await;
+        let mut status = self.lock();
+        let completed = status.commit.as_ref().map_or(0, CommitReply::completed);
+        status.commit.take_if(|reply| !reply.is_flush_pending());
+        (end, completed)
     }
 
-    /// The reply to COMMIT, if its wait was dropped.
-    pub(crate) fn take_commit(&self) -> Option<Reply> {
+    /// Waits for the reply to the flush. If the future is dropped, the reply stays here.
+    pub(crate) async fn flush(&self) -> Result<(), DriverError> {
+        let end = self.poll_commit(CommitReply::poll_flush).await;
+        self.take_commit();
+        end
+    }
+
+    async fn poll_commit(
+        &self,
+        mut poll: impl FnMut(&mut CommitReply, &mut Context<'_>) -> Poll<Result<(), DriverError>>,
+    ) -> Result<(), DriverError> {
+        poll_fn(|cx| match &mut self.lock().commit {
+            Some(reply) => poll(reply, cx),
+            None => unreachable!("it is taken only after the wait"),
+        })
+        .await
+    }
+
+    /// The reply to COMMIT, if the wait for it or its flush was dropped.
+    pub(crate) fn take_commit(&self) -> Option<CommitReply> {
         self.lock().commit.take()
     }
 

@@ -41,7 +41,7 @@ macro_rules! functions {
             }
         )*
 
-        pub(super) const ALL: [Function; 12] = [$(Function {
+        pub(super) const ALL: [Function; PER_MODULE] = [$(Function {
             name: concat!(stringify!($module), "::", stringify!($name)),
             deadline: $deadline,
             pipelined: $pipelined,
@@ -49,6 +49,9 @@ macro_rules! functions {
         },)*];
     };
 }
+
+/// How many functions there are for each value of `unknown_commit`.
+pub(crate) const PER_MODULE: usize = 15;
 
 const SHORT: Duration = Duration::from_millis(50);
 const LONG: Duration = Duration::from_millis(500);
@@ -63,7 +66,12 @@ macro_rules! functions_for_each {
                 pipelined: deadline None, pipelined true, unknown_commit = $unknown, begin = "pipelined";
                 serializable_pipelined: deadline None, pipelined true, unknown_commit = $unknown,
                     isolation = "serializable", begin = "pipelined";
+                early: deadline None, pipelined false, unknown_commit = $unknown, early_release;
+                early_serializable: deadline None, pipelined false, unknown_commit = $unknown, early_release,
+                    isolation = "serializable";
                 short: deadline Some(SHORT), pipelined false, unknown_commit = $unknown, deadline = SHORT;
+                short_early: deadline Some(SHORT), pipelined true, unknown_commit = $unknown, early_release,
+                    deadline = SHORT, begin = "pipelined";
                 short_serializable: deadline Some(SHORT), pipelined false, unknown_commit = $unknown,
                     deadline = SHORT, isolation = "serializable";
                 short_pipelined: deadline Some(SHORT), pipelined true, unknown_commit = $unknown,
@@ -79,7 +87,7 @@ macro_rules! functions_for_each {
         })*
 
         /// All functions, by their `unknown_commit`.
-        pub(crate) static FUNCTIONS: [[Function; 12]; 4] = [$($module::ALL),*];
+        pub(crate) static FUNCTIONS: [[Function; PER_MODULE]; 4] = [$($module::ALL),*];
     };
 }
 

@@ -5,7 +5,7 @@ use std::time::Duration;
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 
-use super::functions::{FUNCTIONS, Function};
+use super::functions::{FUNCTIONS, Function, PER_MODULE};
 use super::sources::NAMES;
 
 /// The number of rows that all calls update.
@@ -94,7 +94,7 @@ impl Plan {
     pub(crate) fn of(seed: u64, call: i64) -> Self {
         let mut rng = StdRng::seed_from_u64(seed ^ call.unsigned_abs().wrapping_mul(0x9E37_79B9_7F4A_7C15));
         let rng = &mut rng;
-        let function = &FUNCTIONS[rng.random_range(0..4)][rng.random_range(0..12)];
+        let function = &FUNCTIONS[rng.random_range(0..4)][rng.random_range(0..PER_MODULE)];
         let source = rng.random_range(0..NAMES.len());
         let patience = if rng.random_bool(0.08) { patience(rng, 60_000, 40) } else { Patience::Endless };
         let steps = steps(rng, 0);
