@@ -24,4 +24,6 @@ transactional! {
     lock_timeout(deadlock_retries = RETRIES, lock_timeout = "20ms");
     escalate(deadlock_retries = RETRIES, escalate_after = 2);
     queue(deadlock_retries = RETRIES, queue_by = [transfer.from, transfer.to]);
+    early_release(deadlock_retries = RETRIES, early_release);
+    queue_early_release(deadlock_retries = RETRIES, queue_by = [transfer.from, transfer.to], early_release);
 }

@@ -30,6 +30,10 @@ pub(crate) enum Strategy {
     Escalate,
     /// ... with `queue_by = [from, to]`
     Queue,
+    /// ... with `early_release`
+    EarlyRelease,
+    /// ... with `queue_by = [from, to]` and `early_release`
+    QueueEarlyRelease,
     /// `#[transactional(begin = "pipelined")]`
     Pipelined,
 }
@@ -60,6 +64,8 @@ impl Strategy {
             Self::LockTimeout => ours::lock_timeout(&run.pool, run, transfer).await,
             Self::Escalate => ours::escalate(&run.pool, run, transfer).await,
             Self::Queue => ours::queue(&run.pool, run, transfer).await,
+            Self::EarlyRelease => ours::early_release(&run.pool, run, transfer).await,
+            Self::QueueEarlyRelease => ours::queue_early_release(&run.pool, run, transfer).await,
             Self::Pipelined => ours::pipelined(&run.pool, run, transfer).await,
         }
     }

@@ -56,6 +56,7 @@ on_client!(WithDeadline, deadline = "10s");
 on_pool!(WithDeadlineOnPool, deadline = "10s");
 on_client!(Pipelined, begin = "pipelined");
 on_pool!(PipelinedOnPool, begin = "pipelined");
+on_pool!(EarlyRelease, early_release);
 on_pool!(
     Safe,
     begin = "pipelined",

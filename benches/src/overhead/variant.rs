@@ -33,7 +33,9 @@ pub(crate) enum Variant {
     Pipelined,
     /// `#[transactional]` on deadpool with `begin = "pipelined"`
     PipelinedPool,
-    /// ... also serializable, with a deadline, both timeouts and `unknown_commit = "token"`
+    /// `#[transactional]` on deadpool with `early_release`
+    EarlyRelease,
+    /// ... pipelined, serializable, with a deadline, both timeouts and `unknown_commit = "token"`
     PipelinedSafe,
 }
 
@@ -63,6 +65,7 @@ impl Variant {
             Self::OursPool => on_pool(sessions, &pool(&config, sessions), ours::OnPool),
             Self::DeadlinePool => on_pool(sessions, &pool(&config, sessions), ours::WithDeadlineOnPool),
             Self::PipelinedPool => on_pool(sessions, &pool(&config, sessions), ours::PipelinedOnPool),
+            Self::EarlyRelease => on_pool(sessions, &pool(&config, sessions), ours::EarlyRelease),
             Self::PipelinedSafe => on_pool(sessions, &pool(&config, sessions), ours::Safe),
             Self::Sqlx => on_pool(sessions, &sqlx::pool(cluster, u32::try_from(sessions)?).await?, sqlx::Sqlx),
             Self::Diesel => on_pool(sessions, &diesel::pool(cluster, sessions)?, diesel::Diesel),
