@@ -10,7 +10,7 @@ use futures_util::future::join_all;
 use futures_util::join;
 use retry_runtime::{Error, Pool, Reconnect, Transaction, WithCancel, transactional};
 use retry_tests::calls::Concurrency;
-use retry_tests::events::Events;
+use retry_tests::events::{Events, Fields};
 use retry_tests::{Database, connect};
 use tokio::sync::Barrier;
 use tokio::time::timeout;
@@ -196,4 +196,58 @@ async fn a_deadlock_while_other_calls_commit_changes_nothing() {
     }
     assert_eq!(events.of("retrying")[0]["class"], "deadlock");
     assert_eq!(events.of("running calls one at a time").len(), 0, "{events:?}");
+}
+
+/// Locks its rows once all calls have locked their first. The server looks for a deadlock soon only if the call `finds` it.
+#[transactional]
+async fn lock_late(
+    tx: &mut Transaction<'_>,
+    [first, second]: [i64; 2],
+    finds: bool,
+    barrier: &Barrier,
+) -> Result<u32, Error> {
+    let sql = "UPDATE accounts SET cents = cents + 1 WHERE id = $1";
+    if finds && tx.attempt() == 1 {
+        tx.batch_execute("SET LOCAL deadlock_timeout = '300ms'").await?;
+    }
+    tx.execute(sql, &[&first]).await?;
+    if tx.attempt() == 1 {
+        barrier.wait().await;
+    }
+    tx.execute(sql, &[&second]).await?;
+    Ok(tx.attempt())
+}
+
+#[transactional]
+async fn sleep(tx: &mut Transaction<'_>) -> Result<u32, Error> {
+    tx.batch_execute("SELECT pg_sleep(0.6)").await?;
+    Ok(tx.attempt())
+}
+
+#[tokio::test]
+async fn attempts_that_began_before_are_cancelled_if_they_can_be() {
+    let db = database().await;
+    let mut config = db.config().clone();
+    config.options("-c deadlock_timeout=1h");
+    let pool = WithCancel::new(retry_tests::pool(&config, 10), config.clone(), NoTls);
+    let (events, barrier) = (Events::capture(), Barrier::new(4));
+    let calls = async {
+        join!(
+            lock_late(&pool, [1, 2], true, &barrier),
+            lock_late(&pool, [2, 1], false, &barrier),
+            lock_late(&pool, [3, 4], false, &barrier),
+            lock_late(&pool, [4, 3], false, &barrier),
+            sleep(&pool),
+        )
+    };
+    let (one, two, three, four, other) = timeout(SOON, calls).await.expect("the server finds no second deadlock");
+    let attempts = [one, two, three, four].map(Result::unwrap);
+    assert!(attempts[0] == 2 && attempts[2].max(attempts[3]) > 1, "{attempts:?}");
+    assert_eq!(other.unwrap(), 1, "a call of another function is not cancelled");
+    let cancelled = |event: &&Fields| event["class"] == "deadlock" && event["sqlstate"] == "57014";
+    assert!(events.of("retrying").iter().any(|event| cancelled(&event)), "{events:?}");
+    for _ in 0..20 {
+        assert_eq!(lock_late(&pool, [1, 2], false, &Barrier::new(1)).await.unwrap(), 1, "no cancel is late");
+    }
+    assert_eq!(db.value::<i64>("SELECT sum(cents)::bigint FROM accounts").await, 800 + 8 + 40);
 }

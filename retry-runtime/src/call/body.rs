@@ -6,6 +6,7 @@ use std::task::{Context, Poll};
 
 use pin_project_lite::pin_project;
 
+use crate::call::interrupt::{Interruption, interruption};
 use crate::error::{Error, Phase};
 use crate::events::spans::SpanRef;
 use crate::transaction::Transaction;
@@ -88,13 +89,13 @@ impl RunningCall {
 }
 
 /// Runs the body of an attempt. Ends it at the deadline, or if a pipelined BEGIN fails.
-#[derive(Debug)]
 pub struct Scope<'a> {
     call: RunningCall,
     deadline: Deadline,
     status: &'a AttemptStatus,
     span: SpanRef<'a>,
     is_outermost: bool,
+    interruption: Option<Interruption<'a>>,
 }
 
 impl<'a> Transaction<'a> {
@@ -103,7 +104,8 @@ impl<'a> Transaction<'a> {
     #[must_use]
     pub fn scope(&self) -> Scope<'a> {
         let TxContext { function, pool, deadline, status, span, depth, .. } = self.context;
-        Scope { call: RunningCall { function, pool }, deadline, status, span, is_outermost: depth == 0 }
+        let (call, interruption) = (RunningCall { function, pool }, interruption(&self.context));
+        Scope { call, deadline, status, span, is_outermost: depth == 0, interruption }
     }
 
     /// Whether an earlier attempt may be committed.
@@ -118,9 +120,9 @@ impl<'a> Scope<'a> {
     /// Runs the body. If it is ended early, it returns a placeholder of its error type, and the call returns the reason.
     #[must_use]
     pub fn body<O: Outcome<Err: FromError>, F: Future<Output = O>>(self, body: F) -> Body<'a, F> {
-        let Self { call, deadline, status, span, is_outermost } = self;
+        let Self { call, deadline, status, span, is_outermost, interruption } = self;
         let cut_off = |phase| O::from_result(Err(FromError::from_error(Error::deadline(phase))));
-        Body { work: deadline.bound(body), cut_off, call, status, span, is_outermost }
+        Body { work: deadline.bound(body), cut_off, call, status, span, is_outermost, interruption }
     }
 
     /// [`Scope::body`] for an error that is a type parameter: rustc then suggests the bound to write, `From<Error>`.
@@ -140,6 +142,7 @@ pin_project! {
         status: &'a AttemptStatus,
         span: SpanRef<'a>,
         is_outermost: bool,
+        interruption: Option<Interruption<'a>>,
     }
 }
 
@@ -160,8 +163,19 @@ impl<F: Future> Future for Body<'_, F> {
                 status.expire();
                 Poll::Ready((this.cut_off)(Phase::Body))
             }
-            Poll::Pending => Poll::Pending,
+            Poll::Pending => {
+                if this.interruption.as_mut().is_some_and(|interruption| interruption.as_mut().poll(cx).is_ready()) {
+                    *this.interruption = None;
+                }
+                Poll::Pending
+            }
         }
+    }
+}
+
+impl std::fmt::Debug for Scope<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Scope")
     }
 }
 

@@ -6,10 +6,15 @@
 //! The gate closes if fewer calls committed during the deadlocked attempt than would have if they had run one after the
 //! other. It stays closed for twice as long as that attempt took. If the next costly deadlock follows soon, that time doubles. So an occasional
 //! deadlock costs little, and a function that deadlocks all the time runs one at a time nearly always.
+//!
+//! Attempts that began before are still in deadlocks with each other, and the server would find these one after the other.
+//! If their sessions can be cancelled, `interrupt` cancels the statements that they wait for.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
+
+use tokio::sync::Notify;
 
 /// The longest time that the gate is closed, as a multiple of how long the deadlocked attempt took.
 const LONGEST: u32 = 64;
@@ -23,6 +28,8 @@ pub(crate) struct DeadlockGate {
     /// Whether `takes` was measured one at a time. Otherwise it is the shortest time seen.
     measured: AtomicBool,
     closed: AtomicBool,
+    /// Tells the attempts under way that the gate closes.
+    pub(crate) closing: Notify,
     plan: Mutex<Plan>,
 }
 
@@ -50,6 +57,7 @@ impl DeadlockGate {
             takes: AtomicU64::new(0),
             measured: AtomicBool::new(false),
             closed: AtomicBool::new(false),
+            closing: Notify::const_new(),
             plan: Mutex::new(Plan { until: None, span: Duration::ZERO }),
         }
     }
@@ -86,6 +94,7 @@ impl DeadlockGate {
             let mut plan = self.plan();
             if !timer.alone {
                 plan.until = Some(now + plan.span);
+                self.closing.notify_waiters();
             }
             return None;
         }
@@ -99,6 +108,7 @@ impl DeadlockGate {
         plan.span = if soon { (plan.span * 2).min(took * LONGEST) } else { took * 2 };
         plan.until = Some(now + plan.span);
         self.closed.store(true, Ordering::Relaxed);
+        self.closing.notify_waiters();
         Some(plan.span)
     }
 

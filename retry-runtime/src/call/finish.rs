@@ -281,7 +281,9 @@ impl Transaction<'_> {
         let status = self.context.status;
         let failure = status.failure();
         let cause = failure.as_ref().and_then(|failure| RetryCause::of(failure, self.context.policy));
+        let is_interrupted = || status.is_interrupted() && failure.as_ref().is_some_and(Failure::is_canceled);
         let cause = cause
+            .or_else(|| is_interrupted().then_some(RetryCause::Class(Class::Deadlock)))
             .or_else(|| status.cause_unseen().then_some(RetryCause::Unseen))
             .or_else(|| retry_if.then_some(RetryCause::Asked));
         AttemptOutcome::rolled_back(failure, cause)

@@ -10,6 +10,7 @@ pub(crate) mod callsite;
 mod clock;
 mod deadlock_gate;
 pub(crate) mod finish;
+mod interrupt;
 mod next;
 pub(crate) mod options;
 pub(crate) mod outcome;
@@ -182,6 +183,7 @@ impl<'a> Call<'a> {
             function: function.name,
             pool: self.pool,
             deadline: self.deadline,
+            closing: gate.filter(|_| !alone).map(|gate| &gate.closing),
             after_unknown: self.after_unknown,
             depth: 0,
         };
@@ -291,7 +293,10 @@ impl Drop for Call<'_> {
         let commit = self.status.take_commit();
         match self.session.take() {
             // A flush without a reply counts as a part of the transaction.
-            Some(session) if self.status.is_in_transaction() => clean_up::hand_over(session, commit, self.id()),
+            Some(session) if self.status.is_in_transaction() => {
+                let reusable = !self.status.has_cancel_on_its_way();
+                clean_up::hand_over(session, commit, reusable, self.id());
+            }
             Some(_) => {}
             None => {
                 if let Some(commit) = commit {

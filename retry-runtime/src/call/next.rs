@@ -154,12 +154,13 @@ impl Call<'_> {
     /// Gives the session back to its pool, unless the next attempt needs it. Hooks run without a session.
     fn end_session(&mut self, outcome: &AttemptOutcome, hooks_wait: bool) {
         let fate = outcome.session(self.status.is_in_transaction());
-        if fate == SessionFate::Keep && !hooks_wait {
+        let reusable = !self.status.has_cancel_on_its_way();
+        if fate == SessionFate::Keep && reusable && !hooks_wait {
             return;
         }
         if let Some(session) = self.session.take() {
             let commit = self.status.take_commit();
-            session::end(session, fate, commit, outcome.failure.as_ref(), self.id());
+            session::end(session, fate, reusable, commit, outcome.failure.as_ref(), self.id());
         }
     }
 

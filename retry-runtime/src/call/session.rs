@@ -41,19 +41,21 @@ pub(crate) async fn take(
     }
 }
 
-/// Ends the use of a session. `commit`: the reply to COMMIT, if it has not arrived.
+/// Ends the use of a session. `reusable`: no cancel request is on its way to it, which would hit its next statement.
+/// `commit`: the reply to COMMIT, if it has not arrived.
 pub(crate) fn end(
     session: Box<dyn Session>,
     fate: SessionFate,
+    reusable: bool,
     commit: Option<CommitReply>,
     failure: Option<&Failure>,
     id: AttemptId,
 ) {
     match fate {
         // The pool gets it back.
-        SessionFate::Keep | SessionFate::GiveBack => drop(session),
-        SessionFate::CleanUp => clean_up::hand_over(session, commit, id),
-        SessionFate::Discard => {
+        SessionFate::Keep | SessionFate::GiveBack if reusable => drop(session),
+        SessionFate::CleanUp => clean_up::hand_over(session, commit, reusable, id),
+        _ => {
             id.emit(Event::ConnectionDiscarded, failure);
             session.discard();
         }

@@ -113,6 +113,10 @@ where
         let (token, target) = (self.client().cancel_token(), self.target.clone());
         Some(Box::pin(async move { target.cancel(&token).await }))
     }
+
+    fn can_cancel(&self) -> bool {
+        true
+    }
 }
 
 impl<T: MakeTlsConnect<CancelStream> + Clone> Target<T> {

@@ -55,8 +55,8 @@ impl Drop for SessionGuard {
 }
 
 /// Takes over a session with an open transaction, or with a COMMIT that has no reply yet. In the first case, ROLLBACK
-/// is sent at once. Outside of a runtime, the connection is closed.
-pub(crate) fn hand_over(session: Box<dyn Session>, commit: Option<CommitReply>, id: AttemptId) {
+/// is sent at once. Outside of a runtime, the connection is closed. `reusable`: the pool may get it back.
+pub(crate) fn hand_over(session: Box<dyn Session>, commit: Option<CommitReply>, reusable: bool, id: AttemptId) {
     let (session, id) = (SessionGuard::new(session), id.after_call());
     let rollback = if commit.is_none() { Some(Reply::send(session.client(), "ROLLBACK")) } else { None };
     let commit = commit.map(|reply| Commit { reply: Some(reply), id });
@@ -65,10 +65,9 @@ pub(crate) fn hand_over(session: Box<dyn Session>, commit: Option<CommitReply>, 
         if let Some(commit) = commit {
             commit.finish().await;
         }
-        let can_cancel = session.session().cancel().is_some();
-        let limit = if can_cancel { CLEAN_UP_TIMEOUT_WITH_CANCEL } else { CLEAN_UP_TIMEOUT };
+        let limit = if session.session().can_cancel() { CLEAN_UP_TIMEOUT_WITH_CANCEL } else { CLEAN_UP_TIMEOUT };
         let clean = timeout(limit, clean(&session, rollback)).await;
-        if clean.unwrap_or(false) {
+        if reusable && clean.unwrap_or(false) {
             session.give_back();
         } else {
             id.emit(Event::ConnectionDiscarded, None);

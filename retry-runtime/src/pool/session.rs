@@ -105,6 +105,11 @@ pub trait Session: Send + Sync + 'static {
         None
     }
 
+    /// Whether [`Session::cancel`] returns a future.
+    fn can_cancel(&self) -> bool {
+        self.cancel().is_some()
+    }
+
     /// Empties the cache of [`Session::prepare_cached`]. The default does nothing.
     fn clear_statement_cache(&self) {}
 }

@@ -5,6 +5,8 @@ use std::fmt;
 use std::pin::pin;
 use std::task::{Context, Waker};
 
+use tokio::sync::Notify;
+
 use crate::driver::{self, Client, DriverError};
 use crate::events::AttemptId;
 use crate::events::spans::SpanRef;
@@ -35,6 +37,8 @@ pub(crate) struct TxContext<'a> {
     /// The id of the call's pool, if it has one.
     pub(crate) pool: Option<usize>,
     pub(crate) deadline: Deadline,
+    /// Tells the attempt that its function's calls begin to run one at a time, if it is not yet one of these.
+    pub(crate) closing: Option<&'a Notify>,
     /// Whether an earlier attempt may be committed.
     pub(crate) after_unknown: bool,
     pub(crate) depth: u32,

@@ -36,6 +36,7 @@ struct Status {
     begin: BeginReply,
     seen: Seen,
     hooks: Hooks,
+    interrupt: Interrupt,
     /// The reply to COMMIT, while it or its flush is waited for.
     commit: Option<CommitReply>,
 }
@@ -47,6 +48,17 @@ enum Suspect {
     Command,
     /// The driver's own client, whose statements are not watched.
     RawClient,
+}
+
+/// Whether the runtime has cancelled a statement, to end a deadlock.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum Interrupt {
+    #[default]
+    None,
+    /// The cancel request is on its way. It may hit a later statement.
+    Sent,
+    /// The server has acted on it.
+    Done,
 }
 
 /// What a rollback to a savepoint restores.
@@ -150,6 +162,31 @@ impl AttemptStatus {
 
     pub(crate) fn has_expired(&self) -> bool {
         self.lock().expired
+    }
+
+    /// Notes that a cancel request follows. `false`: no statement is waited for.
+    pub(crate) fn begin_interrupt(&self) -> bool {
+        let mut status = self.lock();
+        let waits = status.open > 0;
+        if waits {
+            status.interrupt = Interrupt::Sent;
+        }
+        waits
+    }
+
+    /// The server has acted on the cancel request.
+    pub(crate) fn end_interrupt(&self) {
+        self.lock().interrupt = Interrupt::Done;
+    }
+
+    /// Whether the runtime has cancelled a statement.
+    pub(crate) fn is_interrupted(&self) -> bool {
+        self.lock().interrupt != Interrupt::None
+    }
+
+    /// Whether a cancel request may still hit whatever the session runs next.
+    pub(crate) fn has_cancel_on_its_way(&self) -> bool {
+        self.lock().interrupt == Interrupt::Sent
     }
 
     /// BEGIN was sent.
