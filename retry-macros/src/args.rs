@@ -5,7 +5,7 @@ use quote::quote;
 use syn::{Expr, LitStr, Path};
 
 use crate::arg::Arg;
-use crate::choice::{self, Begin, Choice, Damping, Isolation, Jitter, UnknownCommit};
+use crate::choice::{self, Begin, Choice, Damping, Isolation, Jitter, Queue, UnknownCommit};
 use crate::error::Errors;
 use crate::value::{self, Count, Flag, PolicyField, Time};
 
@@ -82,6 +82,7 @@ options! {
     "retry_if" retry_if: Expr = value::callable;
     "retry_on" retry_on: Vec<LitStr> = value::sqlstates => plain;
     "queue_by" queue_by: Vec<Expr> = value::keys;
+    "queue" queue: Choice<Queue> = Choice::read => plain;
     "escalate_after" escalate_after: Count = Count::read_from_one => optional;
     "damping" damping: Choice<Damping> = Choice::read => plain;
     "begin" begin: Choice<Begin> = Choice::read => optional;

@@ -1,4 +1,5 @@
-//! The options with a fixed set of values: `isolation`, `jitter`, `unknown_commit`, `damping`, `begin`.
+//! The options with a fixed set of values: `isolation`, `jitter`, `unknown_commit`, `queue`, `damping`,
+//! `begin`.
 
 use proc_macro2::TokenStream;
 use quote::quote;
@@ -47,6 +48,7 @@ choices! {
     Isolation { ReadCommitted = "read committed", RepeatableRead = "repeatable read", Serializable = "serializable" }
     Jitter { Full = "full", Equal = "equal", None = "none" }
     UnknownCommit { Fail = "fail", Retry = "retry", Resolve = "resolve", Token = "token" }
+    Queue { Process = "process", Server = "server" }
     Damping { On = "on", Off = "off" }
     Begin { Awaited = "awaited", Pipelined = "pipelined" }
 }

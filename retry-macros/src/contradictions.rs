@@ -6,7 +6,7 @@
 use proc_macro2::Ident;
 
 use crate::args::Args;
-use crate::choice::{Isolation, UnknownCommit};
+use crate::choice::{Isolation, Queue, UnknownCommit};
 use crate::error::Errors;
 use crate::value::{Count, Time};
 
@@ -15,6 +15,7 @@ use crate::value::{Count, Time};
 pub(crate) fn check(args: &Args, seen: &[Ident], errors: &mut Errors) {
     check_transaction(args, seen, errors);
     check_twin(args, seen, errors);
+    check_queue(args, seen, errors);
     check_delays(args, errors);
     check_budgets(args, seen, errors);
 }
@@ -52,6 +53,19 @@ fn check_twin(args: &Args, seen: &[Ident], errors: &mut Errors) {
     }
     if args.durable.is_some() {
         errors.at(within, "`within` is for nested calls, which `durable` refuses; remove one of them");
+    }
+}
+
+fn check_queue(args: &Args, seen: &[Ident], errors: &mut Errors) {
+    let Some(queue) = &args.queue else { return };
+    if !seen.iter().any(|key| key == "queue_by") {
+        errors.at(&queue.token, "`queue` says where the queues of `queue_by` are; add `queue_by`, or remove `queue`");
+    }
+    if args.read_only.is_some() && queue.value == Queue::Server {
+        errors.at(
+            &queue.token,
+            "`queue = \"server\"` locks tables, which the server refuses in a `read_only` transaction",
+        );
     }
 }
 
@@ -112,6 +126,9 @@ mod tests {
                 quote!(source = POOL, within = debit_within, durable),
                 "`within` is for nested calls, which `durable` refuses",
             ),
+            (quote!(queue = "server"), "`queue` says where the queues of `queue_by` are"),
+            (quote!(queue = "process", retries = 1), "`queue` says where the queues of `queue_by` are"),
+            (quote!(queue_by = id, queue = "server", read_only), "`queue = \"server\"` locks tables"),
             (quote!(isolation = "read uncommitted"), "PostgreSQL runs `read uncommitted`"),
             (quote!(propagation = "nested"), "unknown option `propagation`; a nested call"),
         ] {
@@ -133,6 +150,7 @@ mod tests {
             quote!(read_only, deadlock_retries = LIMIT, retry_if = is_stale),
             quote!(base_delay = "2m", max_delay = LIMIT, deadline = LIMIT),
             quote!(base_delay = "2m"),
+            quote!(queue_by = id, queue = "process", read_only),
         ] {
             let text = one.to_string();
             assert_eq!(faults(one), [""; 0], "{text}");
@@ -154,6 +172,8 @@ mod tests {
             quote!(isolation = read committed),
             quote!(retries = "3" deadlock_retries = 1),
             quote!(source =, within = debit_within),
+            quote!(queue_by = , queue = "server"),
+            quote!(queue_by = id, queue = server, read_only),
             quote!(within = "debit_within"),
         ] {
             let text = one.to_string();

@@ -10,6 +10,7 @@ use syn::{
 };
 
 use crate::args::Args;
+use crate::choice::Queue;
 use crate::document;
 use crate::error::Errors;
 use crate::item::Item;
@@ -80,9 +81,11 @@ fn function(args: &Args, item: &Item, shape: Shape, shared: Option<&TokenStream>
         TokenStream::new()
     };
     let queue_by = args.queue_by.as_ref().map(|keys| {
+        let in_server = args.queue.as_ref().is_some_and(|queue| queue.value == Queue::Server);
+        let of = Ident::new(if in_server { "in_server" } else { "of" }, span);
         let keys = keys.iter().map(|key| {
             let key = quote_spanned!(at(key)=> &(#key));
-            quote_spanned!(span=> #private::QueueKey::of(#key))
+            quote_spanned!(span=> #private::QueueKey::#of(#key))
         });
         quote_spanned!(span=> .queue_by([#(#keys),*]))
     });

@@ -32,7 +32,7 @@ use proc_macro::TokenStream;
 /// - Back-off: `base_delay = "1ms"`, `max_delay = "50ms"`, `jitter = "full"`.
 /// - Limits: `deadline = "2s"`, `statement_timeout = "500ms"`, `lock_timeout = "20ms"`, `idle_timeout = "10s"`.
 /// - A `COMMIT` without a reply: `unknown_commit = "resolve"`.
-/// - Hot rows: `queue_by = [from, to]`, `early_release`, `escalate_after = 2`, `damping = "off"`.
+/// - Hot rows: `queue_by = [from, to]`, `queue = "server"`, `early_release`, `escalate_after = 2`, `damping = "off"`.
 /// - The function: `durable`, `independent`, `source = &self.pool`, `within = debit_within`, `name = "transfer"`, `allow_mut`, `undocumented`, `crate = ::retry_runtime`.
 #[proc_macro_attribute]
 pub fn transactional(args: TokenStream, item: TokenStream) -> TokenStream {

@@ -75,7 +75,7 @@ pub(crate) mod tests {
             lock_timeout = "20ms", idle_timeout = "1m", deadline = "3s", unknown_commit = "retry", retry_if = |e| e.is_stale(), retry_on = ["23505", "23P01"],
             source = &self.pool, name = "transfer", crate = ::renamed, allow_mut, queue_by = [from, to],
             escalate_after = 2, damping = "off", begin = "pipelined", early_release, undocumented,
-            independent,
+            independent, queue = "process",
         };
         // These two contradict each other.
         let either = [quote!(durable), quote!(within = transfer_within)];

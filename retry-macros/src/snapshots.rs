@@ -36,7 +36,7 @@ fn all_options() {
             base_delay = "250us", max_delay = limits::CAP, jitter = "equal", statement_timeout = "2s",
             lock_timeout = "20ms", idle_timeout = "1m", deadline = "3s", unknown_commit = "retry", retry_if = |error| error.is_stale(),
             retry_on = ["23505", "23P01"], source = &POOL, name = "report", crate = bank::retry, allow_mut,
-            queue_by = [totals.len(), totals.capacity()], escalate_after = 2, damping = "off", begin = "awaited",
+            queue_by = [totals.len(), totals.capacity()], queue = "process", escalate_after = 2, damping = "off", begin = "awaited",
         },
         quote! {
             async fn report(tx: &Transaction<'_>, totals: &mut Vec<i64>) -> Result<(), BankError> {

@@ -10,7 +10,7 @@ pub use crate::call::callsite::Callsite;
 pub use crate::call::finish::BodyError;
 pub use crate::call::queue::{Key, QueueKey};
 pub use crate::call::source::Source;
-pub use crate::policy::{Begin, Damping, Isolation, Jitter, Policy, UnknownCommit};
+pub use crate::policy::{Begin, Damping, Isolation, Jitter, Policy, Queue, UnknownCommit};
 use crate::transaction::Transaction;
 
 /// The types of the first parameter.

@@ -189,6 +189,11 @@ impl Failure {
         self.class == Class::Fatal && matches!(self.code(), Some("0A000" | "42704" | "42883" | "42501"))
     }
 
+    /// Whether the server lacks a table or its schema (42P01, 3F000), or the role may not use it (42501).
+    pub(crate) fn is_missing_table(&self) -> bool {
+        matches!(self.code(), Some("42P01" | "3F000" | "42501"))
+    }
+
     /// Whether no transaction is open (25P01).
     pub(crate) fn is_no_transaction(&self) -> bool {
         self.has_code("25P01")

@@ -98,6 +98,10 @@ pub enum Error {
     /// The server cannot release locks before it flushes, which `early_release` needs. It is not PostgreSQL, or the role
     /// may not call `pg_logical_emit_message`. The body has not run.
     EarlyReleaseUnsupported(Cause<tokio_postgres::Error>),
+    /// A table of `queue = "server"` does not exist, or the role may not lock it.
+    /// [`install_queues`](crate::install_queues()) creates the tables and names the privileges. Nothing is committed. The body
+    /// has not run, unless `begin = "pipelined"` let it begin.
+    QueueUnsupported(Cause<tokio_postgres::Error>),
     /// A call was made inside another call's body, on the same pool. It would run in a transaction of its own, beside
     /// the one around it. Pass `&mut *tx` to nest it, or declare the inner function `independent`. A function with `source`
     /// takes no `&mut *tx`: give it a twin with `within`. No SQL was sent.
@@ -229,6 +233,7 @@ impl Error {
             Self::CircuitOpen { .. } => "circuit_open",
             Self::ResolveUnsupported(_) => "resolve_unsupported",
             Self::EarlyReleaseUnsupported(_) => "early_release_unsupported",
+            Self::QueueUnsupported(_) => "queue_unsupported",
             Self::NotNested { .. } => "not_nested",
             Self::NestedIsolation { .. } => "nested_isolation",
             Self::NestedDurable { .. } => "nested_durable",
@@ -247,7 +252,10 @@ impl Error {
     #[must_use]
     pub fn history(&self) -> Option<&History> {
         match self {
-            Self::Postgres(cause) | Self::ResolveUnsupported(cause) | Self::EarlyReleaseUnsupported(cause) => {
+            Self::Postgres(cause)
+            | Self::ResolveUnsupported(cause)
+            | Self::EarlyReleaseUnsupported(cause)
+            | Self::QueueUnsupported(cause) => {
                 cause.history.as_deref()
             }
             Self::Pool(error) => error.source.history.as_deref(),
@@ -261,7 +269,10 @@ impl Error {
 
     pub(crate) fn with_history(mut self, history: History) -> Self {
         let place = match &mut self {
-            Self::Postgres(cause) | Self::ResolveUnsupported(cause) | Self::EarlyReleaseUnsupported(cause) => {
+            Self::Postgres(cause)
+            | Self::ResolveUnsupported(cause)
+            | Self::EarlyReleaseUnsupported(cause)
+            | Self::QueueUnsupported(cause) => {
                 Some(&mut cause.history)
             }
             Self::Pool(error) => Some(&mut error.source.history),
@@ -303,6 +314,9 @@ impl fmt::Display for Error {
             Self::EarlyReleaseUnsupported(_) => {
                 f.write_str("`early_release` needs PostgreSQL and the right to call `pg_logical_emit_message`")
             }
+            Self::QueueUnsupported(_) => f.write_str(
+                "`queue = \"server\"` needs the tables that `install_queues` creates, and the right to lock them",
+            ),
             Self::NotNested { outer, inner } => write!(
                 f,
                 "`{inner}` was called inside the body of `{outer}`, but not in its transaction: pass `&mut *tx` (if it \
@@ -333,9 +347,10 @@ impl fmt::Display for Error {
 impl StdError for Error {
     fn source(&self) -> Option<&(dyn StdError + 'static)> {
         match self {
-            Self::Postgres(cause) | Self::ResolveUnsupported(cause) | Self::EarlyReleaseUnsupported(cause) => {
-                Some(cause)
-            }
+            Self::Postgres(cause)
+            | Self::ResolveUnsupported(cause)
+            | Self::EarlyReleaseUnsupported(cause)
+            | Self::QueueUnsupported(cause) => Some(cause),
             Self::Pool(error) => error.source(),
             Self::Aborted { source } => source.as_ref().map(|cause| cause as _),
             Self::CommitUnknown { source, .. }

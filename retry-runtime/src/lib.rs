@@ -63,6 +63,7 @@ mod transaction;
 /// | `retry_on` with 40001, 40P01, 55P03, 55006 or 25P02 | the first four are always retried, and the last only means that an earlier statement failed |
 /// | `within` without `source`, or with the function's own name | the twin differs from the function by its name and its source |
 /// | a literal as a key of `queue_by` | all calls would have the same key; write `queue_by = ()` if that is intended |
+/// | `queue` without `queue_by`, or `queue = "server"` with `read_only` | there is no queue; a read-only transaction may not lock tables |
 /// | `unknown_commit = "resolve"` or `"token"` with `read_only` | there is no outcome to look up |
 /// | an error type without `From<`[`Error`]`>` | the runtime returns its own errors through it |
 /// | a key of `queue_by` that does not implement `Hash` | calls are queued by the hash of their keys |
@@ -145,7 +146,7 @@ pub use retry_macros::transactional;
 pub use crate::call::source::MadeFrom;
 pub use crate::call::source::Source;
 pub use crate::classify::Class;
-pub use crate::commit::{INSTALL_SQL, install};
+pub use crate::commit::{INSTALL_QUEUES_SQL, INSTALL_SQL, install, install_queues};
 pub use crate::driver::classify;
 pub use crate::error::{
     Cause, CommitOutcome, Error, FailedAttempt, History, Identity, ParseIdentityError, Phase, PoolError,

@@ -59,6 +59,19 @@ pub enum Damping {
     Off,
 }
 
+/// Where the queues of `queue_by` are.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum Queue {
+    /// In this process.
+    #[default]
+    Process,
+    /// In this process and in the database: calls of all processes wait for each other.
+    ///
+    /// Each transaction locks a table for each key (`LOCK TABLE … IN EXCLUSIVE MODE`), in the message of `BEGIN`. It holds
+    /// a connection while it waits. [`install_queues`](crate::install_queues()) creates the tables.
+    Server,
+}
+
 /// Whether the body waits for the reply to `BEGIN`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Begin {
@@ -129,6 +142,8 @@ pub struct Policy {
     pub deadline: Option<Duration>,
     /// What to do if there is no reply to `COMMIT`. Default: [`UnknownCommit::Fail`].
     pub unknown_commit: UnknownCommit,
+    /// Where the queues of `queue_by` are. Default: [`Queue::Process`].
+    pub queue: Queue,
     /// After this many conflicts, retries of the function run one at a time, without sleeping between attempts. `None`,
     /// the default: never.
     pub escalate_after: Option<u32>,
@@ -166,6 +181,7 @@ impl Policy {
         retry_on: &[],
         deadline: None,
         unknown_commit: UnknownCommit::Fail,
+        queue: Queue::Process,
         escalate_after: None,
         damping: Damping::On,
         independent: false,
@@ -211,6 +227,10 @@ impl Policy {
         assert!(
             !self.deferrable || (self.read_only && matches!(self.isolation, Some(Isolation::Serializable))),
             "`deferrable` has an effect only together with `read_only` and `isolation = \"serializable\"`"
+        );
+        assert!(
+            !(self.read_only && matches!(self.queue, Queue::Server)),
+            "`queue = \"server\"` locks tables, which the server refuses in a `read_only` transaction"
         );
         assert!(
             !matches!(self.escalate_after, Some(0)),
@@ -286,6 +306,7 @@ mod tests {
         assert!(refused(Policy { lock_timeout: Some(Duration::from_micros(999)), ..Policy::DEFAULT }));
         assert!(refused(Policy { idle_timeout: Some(Duration::MAX), ..Policy::DEFAULT }));
         assert!(refused(Policy { escalate_after: Some(0), ..Policy::DEFAULT }));
+        assert!(refused(Policy { queue: Queue::Server, read_only: true, ..Policy::DEFAULT }));
         let escalates = |retries, deadlock_retries, escalate_after| {
             let escalate_after = Some(escalate_after);
             !refused(Policy { retries, deadlock_retries, escalate_after, ..Policy::DEFAULT })

@@ -69,6 +69,12 @@ async fn with_deadline(tx: &mut Transaction<'_>) -> Result<(), Error> {
     watched(tx, false).await
 }
 
+#[transactional(queue_by = id, queue = "server", isolation = "serializable")]
+async fn queued_in_server(tx: &mut Transaction<'_>, id: i64) -> Result<(), Error> {
+    assert_eq!(id, 1);
+    Ok(two_statements(&**tx).await?)
+}
+
 #[transactional(begin = "pipelined")]
 async fn pipelined_from_the_cache(tx: &mut Transaction<'_>) -> Result<(), Error> {
     for sql in ["SELECT cents FROM accounts WHERE id = $1", "UPDATE accounts SET cents = cents + 1 WHERE id = $1"] {
@@ -117,6 +123,12 @@ async fn a_call_takes_no_extra_round_trip() {
     assert_eq!(round_trips!(fails(&pool)), 4, "ROLLBACK instead of COMMIT");
     assert_eq!(db.cents(1).await, 106, "all but the last were committed");
 
+    retry_runtime::install_queues(&db.client().await).await.unwrap();
+    for call in ["first", "second"] {
+        assert_eq!(round_trips!(queued_in_server(&pool, 1)), 4, "the {call} call that locks a table");
+    }
+    assert_eq!(db.cents(1).await, 108);
+
     assert_eq!(round_trips!(pipelined(&pool)), 4, "with a deadline, the first call asks for the session's timeout");
     assert_eq!(round_trips!(pipelined(&pool)), 3, "BEGIN and the first statement are sent together");
     let _ = pipelined_from_the_cache(&pool).await;
@@ -126,5 +138,5 @@ async fn a_call_takes_no_extra_round_trip() {
     for call in ["first", "second"] {
         assert_eq!(round_trips!(with_deadline(&pool)), 4, "the {call} call with a deadline");
     }
-    assert_eq!(db.cents(1).await, 108);
+    assert_eq!(db.cents(1).await, 110);
 }

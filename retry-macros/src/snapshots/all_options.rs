@@ -29,6 +29,7 @@ async fn report(totals: &mut Vec<i64>) -> Result<(), BankError> {
                 ),
                 unknown_commit: bank::retry::__private::UnknownCommit::Retry,
                 retry_on: &["23505", "23P01"],
+                queue: bank::retry::__private::Queue::Process,
                 escalate_after: ::core::option::Option::Some(2),
                 damping: bank::retry::__private::Damping::Off,
                 begin: ::core::option::Option::Some(

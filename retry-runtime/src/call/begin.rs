@@ -1,29 +1,46 @@
 //! The beginning of an attempt: BEGIN, or SAVEPOINT if the call is nested.
 
+use std::borrow::Cow;
 use std::future::poll_fn;
 
+use crate::call::begin_sql::BeginSql;
 use crate::call::callsite::{Function, Shared};
 use crate::call::outcome::AttemptOutcome;
 use crate::call::retry::RetryCause;
 use crate::call::server_timeout::{ServerTimeout, SessionTimeout};
 use crate::classify::Class;
-use crate::commit::flush;
 use crate::driver::{self, DriverError, Reply};
 use crate::error::{Error, Phase};
 use crate::events::Event;
 use crate::events::spans::SpanRef;
-use crate::policy::{Begin, Isolation, Policy};
+use crate::policy::{Begin, Isolation, Policy, Queue};
 use crate::transaction::Transaction;
 use crate::transaction::context::{SavepointName, TxContext};
 use crate::transaction::deadline::Expired;
 use crate::transaction::savepoint;
 use crate::transaction::status::BlindSpots;
 
+/// The message that begins a transaction, but for the timeout in it.
+#[derive(Clone, Copy)]
+pub(crate) struct BeginMessage<'a> {
+    pub(crate) sql: &'a BeginSql,
+    /// The statement that locks the call's keys in the server, if it does.
+    pub(crate) locks: &'a str,
+    /// Whether it checks that the server can flush as early release needs it.
+    pub(crate) checks: bool,
+}
+
+impl<'a> BeginMessage<'a> {
+    fn with(self, timeout: ServerTimeout) -> Cow<'a, str> {
+        self.sql.with(timeout, self.locks, self.checks)
+    }
+}
+
 /// Sends BEGIN, and waits for the reply unless BEGIN is pipelined. If the call is dropped from here on, the transaction is
 /// rolled back. `shared`: what is known of the pool's sessions.
 pub(crate) async fn transaction<'a>(
     context: TxContext<'a>,
-    sql: &str,
+    begin: BeginMessage<'_>,
     shared: Option<&Shared>,
 ) -> Result<Transaction<'a>, AttemptOutcome> {
     let session = shared.map(|shared| &shared.session_timeout);
@@ -37,13 +54,13 @@ pub(crate) async fn transaction<'a>(
     }
     context.status.set_in_transaction(true);
     let mut tx = Transaction::new(context, None);
-    let sql = if checks { &format!("{sql}{}", flush::CHECK) } else { sql };
-    let message = timeout.add_to(sql);
+    let begin = BeginMessage { checks, ..begin };
+    let message = begin.with(timeout);
     let reply = match send(&context, &message) {
         Ok(()) if pipelined => return Ok(tx),
         Ok(()) if timeout.asks() => {
             // Boxed, because it is rare, and every call's future would otherwise be that much larger.
-            let reply = Box::pin(reply_and_timeout(&context, &message, sql, timeout, session));
+            let reply = Box::pin(reply_and_timeout(&context, &message, begin, timeout, session));
             context.deadline.bound(reply).await
         }
         Ok(()) => context.deadline.bound(reply_or_again(&context, &message)).await,
@@ -62,7 +79,7 @@ pub(crate) async fn transaction<'a>(
 async fn reply_and_timeout(
     context: &TxContext<'_>,
     message: &str,
-    begin: &str,
+    begin: BeginMessage<'_>,
     timeout: ServerTimeout,
     session: Option<&SessionTimeout>,
 ) -> Result<(), DriverError> {
@@ -75,7 +92,7 @@ async fn reply_and_timeout(
     if !is_refused || context.roll_back().await.is_err() {
         return Err(error);
     }
-    send(context, begin)?;
+    send(context, &begin.with(ServerTimeout::Keep))?;
     reply(context).await?;
     ServerTimeout::refused(session);
     Ok(())
@@ -128,10 +145,13 @@ async fn again(context: &TxContext<'_>, sql: &str, error: DriverError) -> Result
     Err(error)
 }
 
-/// Rolls back after a failed BEGIN: if a `SET` or the identity query in its message failed, the transaction is open.
+/// Rolls back after a failed BEGIN: if another statement of its message failed, the transaction is open.
 async fn failed(context: &TxContext<'_>, error: DriverError) -> AttemptOutcome {
     let failure = driver::failure_of(&error);
-    let error = if context.policy.early_release && failure.is_unknown_to_server() {
+    let locks = context.policy.queue == Queue::Server;
+    let error = if locks && failure.is_missing_table() {
+        Error::QueueUnsupported(error.into())
+    } else if context.policy.early_release && failure.is_unknown_to_server() {
         Error::EarlyReleaseUnsupported(error.into())
     } else if context.policy.asks_identity() && failure.is_unsupported() {
         Error::ResolveUnsupported(error.into())

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
-use crate::call::begin_sql::begin_sql;
+use crate::call::begin_sql::BeginSql;
 use crate::call::deadlock_gate::DeadlockGate;
 use crate::call::queue::{QueueGuards, Queues};
 use crate::call::server_timeout::SessionTimeout;
@@ -27,7 +27,7 @@ pub struct Callsite {
 pub(crate) struct Function {
     pub(crate) name: &'static str,
     pub(crate) policy: Policy,
-    begin_sql: OnceLock<String>,
+    begin_sql: OnceLock<BeginSql>,
 }
 
 impl Callsite {
@@ -49,9 +49,9 @@ impl Function {
         Self { name, policy, begin_sql: OnceLock::new() }
     }
 
-    /// The message that begins a transaction.
-    pub(crate) fn begin_sql(&self) -> &str {
-        self.begin_sql.get_or_init(|| begin_sql(&self.policy))
+    /// What begins every transaction.
+    pub(crate) fn begin_sql(&self) -> &BeginSql {
+        self.begin_sql.get_or_init(|| BeginSql::new(&self.policy))
     }
 }
 
@@ -83,7 +83,9 @@ impl Shared {
     /// Waits among the calls with equal keys, and then for the turn to run alone, if the call has escalated or the gate
     /// is closed. All calls keep this order, so that no two wait for each other.
     pub(crate) async fn wait(&self, guards: &mut QueueGuards, escalated: bool) {
-        guards.wait_in_line(&self.queues).await;
+        if !guards.has_turn() {
+            guards.wait_in_line(&self.queues).await;
+        }
         let mut alone = pin!(guards.wait_for_turn(&self.queues));
         if escalated {
             return alone.await;

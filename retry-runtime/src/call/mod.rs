@@ -26,6 +26,7 @@ use std::error::Error as StdError;
 use std::sync::Arc;
 use std::time::Instant;
 
+use crate::call::begin::BeginMessage;
 use crate::call::body::RunningCall;
 use crate::call::callsite::{Callsite, Function, Shared};
 use crate::call::clock::Clock;
@@ -37,7 +38,7 @@ use crate::call::source::{Kind, Source};
 use crate::error::{Error, Failures, History, Phase};
 use crate::events::spans::Spans;
 use crate::events::{AttemptId, CallResult, Event};
-use crate::policy::Damping;
+use crate::policy::{Damping, Queue};
 use crate::pool::protection::{Admission, Protection};
 use crate::pool::{Session, clean_up};
 use crate::transaction::Transaction;
@@ -130,7 +131,12 @@ impl<'a> Call<'a> {
     pub fn queue_by<const N: usize>(mut self, keys: [QueueKey; N]) -> Self {
         if !self.source.is_savepoint() && self.outer.is_none() {
             self.shared.get_or_insert_with(|| self.callsite.shared(self.pool));
-            self.queue_guards = Some(Box::new(QueueGuards::new(keys.into())));
+            let mut guards = QueueGuards::new(keys.into());
+            if self.function().policy.queue == Queue::Server {
+                // Its own name and not the call's: calls that name themselves queue with the others.
+                guards.lock_in_server(self.callsite.function.name);
+            }
+            self.queue_guards = Some(Box::new(guards));
         }
         self
     }
@@ -195,7 +201,13 @@ impl<'a> Call<'a> {
         let asks = self.deadline.left().is_some() || function.policy.early_release;
         let shared = (self.pool.is_some() && asks)
             .then(|| self.shared.clone().unwrap_or_else(|| self.callsite.shared(self.pool)));
-        begin::transaction(context, function.begin_sql(), shared.as_deref()).await
+        let locks = self.queue_guards.as_ref().map_or("", |guards| guards.locks());
+        let begin = BeginMessage { sql: function.begin_sql(), locks, checks: false };
+        let tx = begin::transaction(context, begin, shared.as_deref()).await?;
+        if let (Some(guards), false) = (&mut self.queue_guards, self.status.is_begin_pending()) {
+            guards.locked_in_server();
+        }
+        Ok(tx)
     }
 
     /// Name and options of this call.

@@ -1,11 +1,18 @@
 //! Queues of calls of one function in this process. They avoid conflicts, and are never needed for correctness.
+//!
+//! With `queue = "server"`, the transaction also locks a table for each key, so that calls of other processes wait too. A
+//! call then leaves the queues of this process as soon as it has these locks. So for each key, one call runs and one waits
+//! in the server. The next one to run is already there, and the others hold no connection.
 
 use std::collections::HashMap;
-use std::collections::hash_map::{DefaultHasher, RandomState};
+use std::collections::hash_map::RandomState;
 use std::hash::{BuildHasher, Hash, Hasher};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
+use siphasher::sip128::{Hasher128, SipHasher13};
 use tokio::sync::{Mutex as Queue, OwnedMutexGuard as Head};
+
+use crate::commit::QUEUES;
 
 /// The queues of one function and pool. Tokio's mutexes are first in, first out.
 #[derive(Debug, Default)]
@@ -28,13 +35,13 @@ impl Queues {
     }
 }
 
-/// Tells keys apart: 128 bits from two hash functions that are random per process. A collision is too rare to matter and
-/// cannot be provoked. It would only make two calls wait for each other.
+/// Tells keys apart: 128 bits. A collision is too rare to matter. It would only make two calls wait for each other.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct QueueKey([u64; 2]);
 
 impl QueueKey {
-    /// Equal keys have equal hashes.
+    /// For queues in this process: from two hash functions that are random per process, so no caller can provoke a
+    /// collision.
     pub fn of<K: Key + ?Sized>(key: &K) -> Self {
         static STATES: OnceLock<[RandomState; 2]> = OnceLock::new();
         let states = STATES.get_or_init(|| [RandomState::new(), RandomState::new()]);
@@ -44,6 +51,32 @@ impl QueueKey {
             hasher.finish()
         }))
     }
+
+    /// For queues in the server: the same in all processes, as far as the key's [`Hash`] is.
+    pub fn in_server<K: Key + ?Sized>(key: &K) -> Self {
+        let mut hasher = SipHasher13::new();
+        key.hash_into(&mut hasher);
+        let hash = hasher.finish128();
+        Self([hash.h1, hash.h2])
+    }
+
+    /// The number of the table to lock for this key of a function.
+    fn table(self, function: &str) -> u64 {
+        let mut hasher = SipHasher13::new();
+        function.hash(&mut hasher);
+        self.0.hash(&mut hasher);
+        hasher.finish() % QUEUES
+    }
+}
+
+/// The statement that locks the tables of these keys, to be appended to BEGIN. All calls lock them in one order, so that no
+/// two wait for each other.
+fn lock_sql(function: &str, keys: &[QueueKey]) -> String {
+    let mut tables: Vec<u64> = keys.iter().map(|key| key.table(function)).collect();
+    tables.sort_unstable();
+    tables.dedup();
+    let names: Vec<String> = tables.into_iter().map(|table| format!("transactional.queue_{table:02}")).collect();
+    format!("; LOCK TABLE {} IN EXCLUSIVE MODE", names.join(", "))
 }
 
 /// A call's place in a queue. Dropping it leaves the queue. The last call to leave removes the queue.
@@ -83,12 +116,14 @@ impl Drop for QueueGuard {
     }
 }
 
-/// The queues of one call, and its places in them, which it keeps over its attempts.
+/// The queues of one call, and its places in them. It keeps them over its attempts, unless its keys are locked in the server.
 #[derive(Debug, Default)]
 pub(crate) struct QueueGuards {
     keys: Vec<QueueKey>,
     guards: Vec<QueueGuard>,
     alone: Option<Head<()>>,
+    /// The statement that locks the keys in the server. Empty without `queue = "server"`.
+    locks: String,
 }
 
 impl QueueGuards {
@@ -97,6 +132,23 @@ impl QueueGuards {
         keys.sort_unstable();
         keys.dedup();
         Self { keys, ..Self::default() }
+    }
+
+    /// Makes the call lock its keys in the server, too.
+    pub(crate) fn lock_in_server(&mut self, function: &str) {
+        self.locks = lock_sql(function, &self.keys);
+    }
+
+    /// The statement that locks the keys in the server. Empty without `queue = "server"`.
+    pub(crate) fn locks(&self) -> &str {
+        &self.locks
+    }
+
+    /// The server has granted the locks: the next call of this process may wait there.
+    pub(crate) fn locked_in_server(&mut self) {
+        if !self.locks.is_empty() {
+            self.guards.clear();
+        }
     }
 
     /// Waits for its turn among the calls with equal keys.
@@ -138,12 +190,12 @@ impl QueueGuards {
 )]
 pub trait Key {
     /// Feeds the key to a hasher.
-    fn hash_into(&self, hasher: &mut DefaultHasher);
+    fn hash_into<H: Hasher>(&self, hasher: &mut H);
 }
 
 #[diagnostic::do_not_recommend]
 impl<K: Hash + ?Sized> Key for K {
-    fn hash_into(&self, hasher: &mut DefaultHasher) {
+    fn hash_into<H: Hasher>(&self, hasher: &mut H) {
         self.hash(hasher);
     }
 }
@@ -165,6 +217,35 @@ mod tests {
         assert_eq!(QueueKey::of("seven"), QueueKey::of(&String::from("seven")));
         let guards = QueueGuards::new((0..100_000_i64).map(|key| QueueKey::of(&key)).collect());
         assert_eq!(guards.keys.len(), 100_000);
+    }
+
+    /// These numbers must never change: processes with different releases of this crate must agree on them.
+    #[test]
+    fn keys_have_the_same_table_in_all_processes() {
+        let table = |key| QueueKey::table(key, "bank::transfer");
+        let tables = [
+            table(QueueKey::in_server(&7_i64)),
+            table(QueueKey::in_server("seven")),
+            table(QueueKey::in_server(&(7_u8, String::from("seven")))),
+            QueueKey::in_server(&7_i64).table("bank::debit"),
+        ];
+        assert_eq!(tables, [62, 45, 18, 33]);
+    }
+
+    #[test]
+    fn keys_are_spread_over_the_tables() {
+        let mut keys = [0; 64];
+        for key in 0..6_400_i64 {
+            keys[usize::try_from(QueueKey::in_server(&key).table("f")).expect("a table")] += 1;
+        }
+        assert!(keys.iter().all(|keys| (60..150).contains(keys)), "{keys:?}");
+    }
+
+    #[test]
+    fn tables_are_locked_in_one_order_and_once() {
+        let keys: Vec<QueueKey> = (0..1_000_i64).map(|key| QueueKey::in_server(&key)).collect();
+        let names: Vec<String> = (0..QUEUES).map(|table| format!("transactional.queue_{table:02}")).collect();
+        assert_eq!(lock_sql("f", &keys), format!("; LOCK TABLE {} IN EXCLUSIVE MODE", names.join(", ")));
     }
 
     #[test]

@@ -3,7 +3,7 @@
 //! `SET LOCAL` travels in the message of BEGIN. It must not lengthen the session's own `statement_timeout`, which only the
 //! server knows. So the first call of a function on a pool asks for it, in the same message, and others use the reply.
 
-use std::borrow::Cow;
+use std::fmt::Write;
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -62,14 +62,13 @@ impl ServerTimeout {
         }
     }
 
-    /// BEGIN's message, with what this adds.
-    pub(crate) fn add_to(self, begin: &str) -> Cow<'_, str> {
-        let ask = if matches!(self, Self::Ask(_)) { "; SHOW statement_timeout" } else { "" };
-        match self {
-            Self::Keep => Cow::Borrowed(begin),
-            Self::Set(left) | Self::Ask(left) => {
-                Cow::Owned(format!("{begin}{ask}; SET LOCAL statement_timeout = {}", millis(left)))
-            }
+    /// Appends what BEGIN's message says of it.
+    pub(crate) fn add_to(self, message: &mut String) {
+        if self.asks() {
+            message.push_str("; SHOW statement_timeout");
+        }
+        if let Self::Set(left) | Self::Ask(left) = self {
+            let _ = write!(message, "; SET LOCAL statement_timeout = {}", millis(left));
         }
     }
 
@@ -146,10 +145,14 @@ mod tests {
 
     #[test]
     fn the_message_says_what_is_left_in_milliseconds() {
-        assert_eq!(ServerTimeout::Keep.add_to("BEGIN"), "BEGIN");
-        let set = ServerTimeout::Set(Duration::from_micros(1_001));
-        assert_eq!(set.add_to("BEGIN"), "BEGIN; SET LOCAL statement_timeout = 2");
-        let ask = ServerTimeout::Ask(Duration::ZERO);
-        assert_eq!(ask.add_to("BEGIN"), "BEGIN; SHOW statement_timeout; SET LOCAL statement_timeout = 1");
+        let added = |timeout: ServerTimeout| {
+            let mut message = String::new();
+            timeout.add_to(&mut message);
+            message
+        };
+        assert_eq!(added(ServerTimeout::Keep), "");
+        assert_eq!(added(ServerTimeout::Set(Duration::from_micros(1_001))), "; SET LOCAL statement_timeout = 2");
+        let ask = "; SHOW statement_timeout; SET LOCAL statement_timeout = 1";
+        assert_eq!(added(ServerTimeout::Ask(Duration::ZERO)), ask);
     }
 }

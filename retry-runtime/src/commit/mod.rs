@@ -5,4 +5,5 @@ pub(crate) mod identify;
 mod install;
 pub(crate) mod resolve;
 
-pub use self::install::{INSTALL_SQL, install};
+pub(crate) use self::install::QUEUES;
+pub use self::install::{INSTALL_QUEUES_SQL, INSTALL_SQL, install, install_queues};

@@ -87,9 +87,10 @@ pub(crate) fn failure_of(error: &PgError) -> Failure {
 
 fn failure_of_call(error: &Error) -> Failure {
     match error {
-        Error::Postgres(error) | Error::ResolveUnsupported(error) | Error::EarlyReleaseUnsupported(error) => {
-            failure_of(error)
-        }
+        Error::Postgres(error)
+        | Error::ResolveUnsupported(error)
+        | Error::EarlyReleaseUnsupported(error)
+        | Error::QueueUnsupported(error) => failure_of(error),
         Error::Pool(error) => failure_of_pool(error),
         Error::Aborted { source: Some(db) } => Failure::reported(report(db)),
         Error::CommitUnknown { .. } => Failure::of_session(Class::CommitUnknown),

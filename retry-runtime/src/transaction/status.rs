@@ -214,9 +214,10 @@ impl AttemptStatus {
         self.lock().begin.error.take()
     }
 
-    /// The last row in the reply to BEGIN that was not taken: the reply to the last question in its message.
+    /// The first row in the reply to BEGIN that was not taken: the reply to the first question in its message.
     pub(crate) fn take_begin_row(&self) -> Option<Row> {
-        self.lock().begin.rows.pop()
+        let rows = &mut self.lock().begin.rows;
+        (!rows.is_empty()).then(|| rows.remove(0))
     }
 
     /// Waits for the reply to COMMIT, and counts the statements of its message that succeeded. If the future is dropped,
