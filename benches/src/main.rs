@@ -40,6 +40,9 @@ enum Command {
     Overhead(overhead::Args),
     /// Many callers, few rows: which retry strategy commits most, and how long its slowest calls take
     Contention(contention::Args),
+    /// One of the processes of `contention --processes`
+    #[command(hide = true)]
+    ContentionProcess(contention::process::Args),
     /// A server that loses capacity for five seconds under load: how soon its callers succeed again
     Storm(storm::Args),
     /// A model of retry storms: what retries do to the load on a database in trouble, and to its recovery
@@ -62,6 +65,7 @@ fn main() -> anyhow::Result<()> {
         match cli.command {
             Command::Overhead(args) => overhead::run(&args).await,
             Command::Contention(args) => contention::run(&args).await,
+            Command::ContentionProcess(args) => contention::process::run(&args).await,
             Command::Storm(args) => storm::run(&args).await,
             Command::StormModel(args) => storm_model::run(&args),
             Command::Charts(args) => charts::run(&args),

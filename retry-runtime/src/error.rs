@@ -255,9 +255,7 @@ impl Error {
             Self::Postgres(cause)
             | Self::ResolveUnsupported(cause)
             | Self::EarlyReleaseUnsupported(cause)
-            | Self::QueueUnsupported(cause) => {
-                cause.history.as_deref()
-            }
+            | Self::QueueUnsupported(cause) => cause.history.as_deref(),
             Self::Pool(error) => error.source.history.as_deref(),
             Self::Aborted { source } => source.as_ref()?.history.as_deref(),
             Self::CommitUnknown { source, .. }
@@ -272,9 +270,7 @@ impl Error {
             Self::Postgres(cause)
             | Self::ResolveUnsupported(cause)
             | Self::EarlyReleaseUnsupported(cause)
-            | Self::QueueUnsupported(cause) => {
-                Some(&mut cause.history)
-            }
+            | Self::QueueUnsupported(cause) => Some(&mut cause.history),
             Self::Pool(error) => Some(&mut error.source.history),
             Self::Aborted { source } => source.as_mut().map(|cause| &mut cause.history),
             Self::CommitUnknown { source, .. }

@@ -4,7 +4,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use deadpool_postgres::{Object, Pool, Transaction};
-use retry_runtime::{Class, classify};
+use retry_runtime::{Class, WithCancel, classify};
+use tokio_postgres::{Config, NoTls};
 
 use super::scenario::{Scenario, Transfer};
 
@@ -12,6 +13,8 @@ use super::scenario::{Scenario, Transfer};
 #[derive(Debug)]
 pub(crate) struct Run {
     pub(crate) pool: Pool,
+    /// The same pool, whose statements can be cancelled.
+    pub(crate) with_cancel: WithCancel<Pool, NoTls>,
     pub(crate) scenario: Scenario,
     /// Later no attempt begins, and calls in progress are abandoned.
     pub(crate) end: Instant,
@@ -19,6 +22,12 @@ pub(crate) struct Run {
 }
 
 impl Run {
+    /// A run that begins now.
+    pub(crate) fn new(pool: Pool, config: Config, scenario: Scenario, length: Duration) -> Self {
+        let with_cancel = WithCancel::new(pool.clone(), config, NoTls);
+        Self { pool, with_cancel, scenario, end: Instant::now() + length, attempts: AtomicU64::new(0) }
+    }
+
     /// Counts an attempt. Fails if the run is over.
     pub(crate) fn begin_attempt(&self) -> anyhow::Result<()> {
         anyhow::ensure!(!self.is_over(), "the run is over");

@@ -1,7 +1,7 @@
 //! Makes the calls of a run, in a closed or an open loop, and counts how they end.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use hdrhistogram::Histogram;
@@ -12,6 +12,7 @@ use tokio_postgres::Client;
 use tokio_postgres::error::SqlState;
 
 use super::attempt::{Run, is_conflict};
+use super::process::Processes;
 use super::scenario::Scenario;
 use super::strategy::Strategy;
 use crate::environment::Cluster;
@@ -23,6 +24,8 @@ pub(crate) struct Load {
     /// Calls per second of an open loop. They arrive at random times and do not wait for earlier calls. Without it the
     /// loop is closed: each caller makes one call after the other.
     pub(crate) rate: Option<f64>,
+    /// How many processes share the callers. With one, it is this process.
+    pub(crate) processes: usize,
 }
 
 /// The result of a run.
@@ -31,6 +34,8 @@ pub(crate) struct Outcome {
     pub(crate) attempts: u64,
     /// Calls that committed in time.
     pub(crate) commits: u64,
+    /// Calls that committed after the end of the run.
+    pub(crate) late_commits: u64,
     /// Calls that returned an error: their retries were used up, or see `was_canceled`.
     pub(crate) give_ups: u64,
     /// From each call's arrival to its end, or to the end of the run, in microseconds.
@@ -39,7 +44,7 @@ pub(crate) struct Outcome {
 
 /// How one call ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum End {
+pub(super) enum End {
     Commit,
     GiveUp,
     /// It had not ended with the run, and then failed.
@@ -49,7 +54,7 @@ enum End {
 }
 
 /// How each call ended, and how long it took.
-type Calls = Vec<(End, Duration)>;
+pub(super) type Calls = Vec<(End, Duration)>;
 
 /// Makes one run on a new table, and compares its result with the table.
 pub(crate) async fn run(
@@ -60,19 +65,27 @@ pub(crate) async fn run(
     strategy: Strategy,
 ) -> anyhow::Result<Outcome> {
     Scenario::reset(admin).await?;
-    let pool = scenario.pool(cluster).await?;
-    let run = Arc::new(Run { pool, scenario, end: Instant::now() + load.length, attempts: AtomicU64::new(0) });
-    let calls = tokio::select! {
-        calls = calls(&run, strategy, load.rate) => calls?,
-        error = cut_short(admin, run.end) => return Err(error),
+    let outcome = if load.processes > 1 {
+        let mut processes = Processes::start(cluster.socket_folder(), scenario, load, strategy)?;
+        processes.begin()?;
+        let end = Instant::now() + load.length;
+        tokio::select! {
+            outcome = tokio::task::spawn_blocking(|| processes.outcome()) => outcome??,
+            error = cut_short(admin, end) => return Err(error),
+        }
+    } else {
+        let run = Arc::new(Run::new(scenario.pool(cluster.config()).await?, cluster.config(), scenario, load.length));
+        tokio::select! {
+            calls = calls(&run, strategy, load.rate) => Outcome::of(&run, &calls?)?,
+            error = cut_short(admin, run.end) => return Err(error),
+        }
     };
-    let commits = count(&calls, End::Commit) + count(&calls, End::LateCommit);
-    Scenario::verify(admin, commits).await?;
-    Outcome::of(&run, &calls)
+    Scenario::verify(admin, outcome.commits + outcome.late_commits).await?;
+    Ok(outcome)
 }
 
 impl Outcome {
-    fn of(run: &Run, calls: &Calls) -> anyhow::Result<Self> {
+    pub(super) fn of(run: &Run, calls: &Calls) -> anyhow::Result<Self> {
         let mut latencies = Histogram::new(3)?;
         for (_, latency) in calls {
             latencies.record(u64::try_from(latency.as_micros())?)?;
@@ -80,6 +93,7 @@ impl Outcome {
         Ok(Self {
             attempts: run.attempts.load(Ordering::Relaxed),
             commits: count(calls, End::Commit),
+            late_commits: count(calls, End::LateCommit),
             give_ups: count(calls, End::GiveUp),
             latencies,
         })
@@ -90,7 +104,8 @@ fn count(calls: &Calls, wanted: End) -> u64 {
     calls.iter().filter(|(end, _)| *end == wanted).count() as u64
 }
 
-async fn calls(run: &Arc<Run>, strategy: Strategy, rate: Option<f64>) -> anyhow::Result<Calls> {
+/// Makes the calls of one process.
+pub(super) async fn calls(run: &Arc<Run>, strategy: Strategy, rate: Option<f64>) -> anyhow::Result<Calls> {
     match rate {
         None => closed_loop(run, strategy).await,
         Some(rate) => open_loop(run, strategy, rate).await,

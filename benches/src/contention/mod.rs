@@ -8,6 +8,7 @@ mod attempt;
 mod load;
 mod ours;
 mod peers;
+pub(crate) mod process;
 mod report;
 mod scenario;
 mod strategy;
@@ -17,6 +18,7 @@ use std::time::Duration;
 
 use anyhow::{Context, ensure};
 use rand::seq::SliceRandom;
+use retry_runtime::install_queues;
 use retry_tests::connect;
 
 use self::load::Load;
@@ -45,6 +47,10 @@ pub(crate) struct Args {
     #[arg(long, value_delimiter = ',', default_value = "32")]
     callers: Vec<usize>,
 
+    /// How many processes share the callers. More than one: this program starts itself again for each
+    #[arg(long, default_value_t = 1)]
+    processes: usize,
+
     /// Calls per second of an open loop: calls arrive at random times, and their latency counts from their arrival.
     /// Without it the loop is closed: each caller makes one call after the other
     #[arg(long)]
@@ -70,6 +76,10 @@ pub(crate) struct Args {
 /// Measures, and prints a table for each scenario.
 pub(crate) async fn run(args: &Args) -> anyhow::Result<()> {
     ensure!(args.callers.iter().all(|callers| (1..=150).contains(callers)), "from 1 to 150 callers");
+    ensure!(
+        args.processes > 0 && args.callers.iter().all(|callers| callers % args.processes == 0),
+        "the processes cannot share the callers evenly"
+    );
     for environment in args.environments.all() {
         let cluster = Cluster::start(environment).await?;
         for &isolation in &args.isolation {
@@ -85,8 +95,9 @@ pub(crate) async fn run(args: &Args) -> anyhow::Result<()> {
 
 async fn measure(args: &Args, environment: Environment, cluster: &Cluster, scenario: Scenario) -> anyhow::Result<()> {
     let strategies = if args.only.is_empty() { Strategy::all() } else { &args.only };
-    let load = Load { length: Duration::from_secs_f64(args.seconds), rate: args.rate };
+    let load = Load { length: Duration::from_secs_f64(args.seconds), rate: args.rate, processes: args.processes };
     let admin = connect(&cluster.direct()).await;
+    install_queues(&admin).await?;
     let mut report = Report { environment, scenario, load, strategies, rounds: Vec::new() };
     for _ in 0..args.rounds {
         let mut order: Vec<usize> = (0..strategies.len()).collect();
@@ -101,6 +112,7 @@ async fn measure(args: &Args, environment: Environment, cluster: &Cluster, scena
     }
     let Scenario { isolation, keys, callers } = scenario;
     let arrivals = args.rate.map_or_else(|| "closed loop".to_owned(), |rate| format!("{rate} calls/s"));
-    println!("\n{isolation}, {keys} keys, {callers} callers, {arrivals}\n{}\n", report.table());
+    let processes = if args.processes > 1 { format!(" in {} processes", args.processes) } else { String::new() };
+    println!("\n{isolation}, {keys} keys, {callers} callers{processes}, {arrivals}\n{}\n", report.table());
     args.csv.as_deref().map_or(Ok(()), |file| append_csv(file, report.lines()))
 }

@@ -26,4 +26,18 @@ transactional! {
     queue(deadlock_retries = RETRIES, queue_by = [transfer.from, transfer.to]);
     early_release(deadlock_retries = RETRIES, early_release);
     queue_early_release(deadlock_retries = RETRIES, queue_by = [transfer.from, transfer.to], early_release);
+    server_queue(deadlock_retries = RETRIES, queue_by = [transfer.from, transfer.to], queue = "server");
+    server_queue_pipelined(
+        deadlock_retries = RETRIES,
+        queue_by = [transfer.from, transfer.to],
+        queue = "server",
+        begin = "pipelined"
+    );
+    server_queue_early_release(
+        deadlock_retries = RETRIES,
+        queue_by = [transfer.from, transfer.to],
+        queue = "server",
+        begin = "pipelined",
+        early_release
+    );
 }

@@ -18,6 +18,8 @@ pub(crate) struct Line {
     pub(crate) isolation: String,
     pub(crate) keys: i32,
     pub(crate) callers: usize,
+    #[serde(default = "one")]
+    pub(crate) processes: usize,
     /// Calls per second of an open loop.
     pub(crate) rate: Option<f64>,
     pub(crate) round: usize,
@@ -33,12 +35,20 @@ pub(crate) struct Line {
     pub(crate) p999: f64,
 }
 
+/// Files of older releases do not state the processes.
+fn one() -> usize {
+    1
+}
+
 impl Line {
     /// Identifies the scenario: its runs share one chart.
     pub(crate) fn title(&self) -> String {
         let Self { isolation, keys, callers, latency, disk, .. } = self;
+        let processes = if self.processes > 1 { format!(" in {} processes", self.processes) } else { String::new() };
         let arrivals = self.rate.map_or_else(|| "closed loop".to_owned(), |rate| format!("{rate} calls per s"));
-        format!("{isolation}, {keys} keys, {callers} callers, {arrivals}, latency {latency} ms, disk {disk} ms")
+        format!(
+            "{isolation}, {keys} keys, {callers} callers{processes}, {arrivals}, latency {latency} ms, disk {disk} ms"
+        )
     }
 }
 
@@ -118,6 +128,7 @@ impl Report<'_> {
             isolation: self.scenario.isolation.to_string(),
             keys: self.scenario.keys,
             callers: self.scenario.callers,
+            processes: self.load.processes,
             rate: self.load.rate,
             round,
             strategy: self.strategies[index].name(),

@@ -6,9 +6,7 @@ use anyhow::{Context, ensure};
 use clap::ValueEnum;
 use deadpool_postgres::{Manager, ManagerConfig, Pool, RecyclingMethod};
 use rand::RngExt;
-use tokio_postgres::{Client, NoTls};
-
-use crate::environment::Cluster;
+use tokio_postgres::{Client, Config, NoTls};
 
 /// The rows of the table.
 const ROWS: i32 = 10_000;
@@ -105,9 +103,8 @@ impl Scenario {
 
     /// A pool with all its connections open and their statements prepared. The isolation level is the sessions'
     /// default, so no strategy has to ask for it.
-    pub(crate) async fn pool(&self, cluster: &Cluster) -> anyhow::Result<Pool> {
+    pub(crate) async fn pool(&self, mut config: Config) -> anyhow::Result<Pool> {
         let isolation = self.isolation.to_string().replace(' ', "\\ ");
-        let mut config = cluster.config();
         config.options(format!("-c default_transaction_isolation={isolation}"));
         let manager = Manager::from_config(config, NoTls, ManagerConfig { recycling_method: RecyclingMethod::Fast });
         let pool = Pool::builder(manager).max_size(self.callers).build()?;

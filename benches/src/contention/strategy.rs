@@ -34,6 +34,14 @@ pub(crate) enum Strategy {
     EarlyRelease,
     /// ... with `queue_by = [from, to]` and `early_release`
     QueueEarlyRelease,
+    /// ... with `queue_by = [from, to], queue = "server"`
+    ServerQueue,
+    /// ... and `begin = "pipelined"`
+    ServerQueuePipelined,
+    /// ... and `early_release`
+    ServerQueueEarlyRelease,
+    /// `#[transactional]` on a pool with `WithCancel`
+    WithCancel,
     /// `#[transactional(begin = "pipelined")]`
     Pipelined,
 }
@@ -66,6 +74,10 @@ impl Strategy {
             Self::Queue => ours::queue(&run.pool, run, transfer).await,
             Self::EarlyRelease => ours::early_release(&run.pool, run, transfer).await,
             Self::QueueEarlyRelease => ours::queue_early_release(&run.pool, run, transfer).await,
+            Self::ServerQueue => ours::server_queue(&run.pool, run, transfer).await,
+            Self::ServerQueuePipelined => ours::server_queue_pipelined(&run.pool, run, transfer).await,
+            Self::ServerQueueEarlyRelease => ours::server_queue_early_release(&run.pool, run, transfer).await,
+            Self::WithCancel => ours::default(&run.with_cancel, run, transfer).await,
             Self::Pipelined => ours::pipelined(&run.pool, run, transfer).await,
         }
     }
