@@ -251,3 +251,29 @@ async fn attempts_that_began_before_are_cancelled_if_they_can_be() {
     }
     assert_eq!(db.value::<i64>("SELECT sum(cents)::bigint FROM accounts").await, 800 + 8 + 40);
 }
+
+/// The requests do not reach the server. It may still receive one that was sent, so those sessions are not used again.
+#[tokio::test]
+async fn if_the_cancel_fails_the_session_is_discarded() {
+    let db = database().await;
+    let mut config = db.config().clone();
+    config.options("-c deadlock_timeout=2s");
+    let mut nowhere = tokio_postgres::Config::new();
+    nowhere.host("127.0.0.1").port(1);
+    let pool = WithCancel::new(retry_tests::pool(&config, 10), nowhere, NoTls);
+    let (events, barrier) = (Events::capture(), Barrier::new(4));
+    let calls = async {
+        join!(
+            lock_late(&pool, [1, 2], true, &barrier),
+            lock_late(&pool, [2, 1], false, &barrier),
+            lock_late(&pool, [3, 4], false, &barrier),
+            lock_late(&pool, [4, 3], false, &barrier),
+        )
+    };
+    let (one, two, three, four) = timeout(SOON, calls).await.expect("the server finds both deadlocks");
+    for result in [one, two, three, four] {
+        result.unwrap();
+    }
+    assert!(events.of("connection discarded").len() >= 2, "{events:?}");
+    assert_eq!(db.value::<i64>("SELECT sum(cents)::bigint FROM accounts").await, 800 + 8);
+}
