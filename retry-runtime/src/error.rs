@@ -52,7 +52,8 @@ pub use self::pool::PoolError;
 #[derive(Debug)]
 #[non_exhaustive]
 pub enum Error {
-    /// The server or the connection failed, at `BEGIN` or in reply to `COMMIT`. The transaction is rolled back.
+    /// The server or the connection failed: at `BEGIN`, in reply to `COMMIT`, or in a statement that was only
+    /// [sent](crate::Transaction::send). The transaction is rolled back.
     Postgres(Cause<tokio_postgres::Error>),
     /// The pool gave no connection.
     Pool(PoolError),
@@ -62,6 +63,15 @@ pub enum Error {
     Aborted {
         /// The first failure in the transaction, if the runtime saw it.
         source: Option<Cause<Box<DbError>>>,
+    },
+    /// A statement sent with [`send_expecting`](crate::Transaction::send_expecting) affected another number of rows.
+    /// Everything is rolled back.
+    #[non_exhaustive]
+    UnexpectedRows {
+        /// How many rows the statement was to affect.
+        expected: u64,
+        /// How many rows it affected.
+        found: u64,
     },
     /// The body ended the transaction itself, with `COMMIT`, `ROLLBACK` or `PREPARE TRANSACTION`. If it committed, what
     /// it wrote until then is committed. What it wrote afterwards is committed too, statement by statement.
@@ -227,6 +237,7 @@ impl Error {
             Self::Postgres(_) => "postgres",
             Self::Pool(_) => "pool",
             Self::Aborted { .. } => "aborted",
+            Self::UnexpectedRows { .. } => "unexpected_rows",
             Self::EndedByBody => "ended_by_body",
             Self::CommitUnknown { .. } => "commit_unknown",
             Self::DeadlineExceeded { .. } => "deadline_exceeded",
@@ -298,6 +309,9 @@ impl fmt::Display for Error {
             Self::Postgres(_) => f.write_str("the connection failed"),
             Self::Pool(_) => f.write_str("could not get a connection from the pool"),
             Self::Aborted { .. } => f.write_str("a statement failed, so the transaction was rolled back"),
+            Self::UnexpectedRows { expected, found } => {
+                write!(f, "a statement affected {found} rows instead of {expected}, so the transaction was rolled back")
+            }
             Self::EndedByBody => f.write_str("the body ended the transaction itself, with COMMIT or ROLLBACK"),
             Self::CommitUnknown { .. } => f.write_str("the outcome of the commit is unknown"),
             Self::DeadlineExceeded { phase, .. } => write!(f, "the deadline passed while {phase}"),
@@ -352,7 +366,8 @@ impl StdError for Error {
             Self::CommitUnknown { source, .. }
             | Self::DeadlineExceeded { source, .. }
             | Self::CircuitOpen { source, .. } => source.as_ref().map(|cause| cause as _),
-            Self::EndedByBody
+            Self::UnexpectedRows { .. }
+            | Self::EndedByBody
             | Self::NotNested { .. }
             | Self::NestedIsolation { .. }
             | Self::NestedDurable { .. }

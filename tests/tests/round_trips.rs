@@ -84,6 +84,55 @@ async fn pipelined_from_the_cache(tx: &mut Transaction<'_>) -> Result<(), Error>
     Ok(())
 }
 
+/// What a body sends without waiting for the reply, after it has read an account's balance.
+async fn read_and_send(tx: &mut Transaction<'_>, how: &str) -> Result<(), Error> {
+    let select = tx.prepare_cached("SELECT cents FROM accounts WHERE id = $1").await?;
+    let update = tx.prepare_cached("UPDATE accounts SET cents = cents + $1 WHERE id = 1").await?;
+    if how != "sends only" && how != "nested" {
+        tx.query_one(&select, &[&1_i64]).await?;
+    }
+    match how {
+        "one" | "nested" => tx.send(&update, &[&1_i64])?,
+        "typed" => tx.send_typed("UPDATE accounts SET cents = cents + $1", &[(&1_i64, Type::INT8)])?,
+        "expecting" => {
+            tx.send_expecting(1, &update, &[&1_i64])?;
+            tx.send_expecting(1, &update, &[&0_i64])?;
+        }
+        "many" | "sends only" => {
+            for cents in [1_i64, 0, 0, 0] {
+                tx.send(&update, &[&cents])?;
+            }
+        }
+        "savepoint" => {
+            let savepoint = tx.transaction().await?;
+            savepoint.send(&update, &[&1_i64])?;
+            savepoint.commit().await?;
+        }
+        "savepoint rolled back" => {
+            let savepoint = tx.transaction().await?;
+            savepoint.send(&update, &[&1_i64])?;
+            savepoint.rollback().await?;
+        }
+        "fails" => tx.send_typed("SELECT 1 / (cents - cents) FROM accounts", &[])?,
+        "own error" => {
+            tx.send(&update, &[&1_i64])?;
+            return Err(Error::EndedByBody);
+        }
+        _ => unreachable!("{how}"),
+    }
+    Ok(())
+}
+
+#[transactional]
+async fn sent(tx: &mut Transaction<'_>, how: &str) -> Result<(), Error> {
+    read_and_send(tx, how).await
+}
+
+#[transactional(begin = "pipelined")]
+async fn sent_pipelined(tx: &mut Transaction<'_>, how: &str) -> Result<(), Error> {
+    if how == "nested" { sent(&mut *tx, how).await } else { read_and_send(tx, how).await }
+}
+
 macro_rules! read_only {
     ($function:ident $(, $option:meta)*) => {
         #[transactional(read_only $(, $option)*)]
@@ -139,4 +188,45 @@ async fn a_call_takes_no_extra_round_trip() {
         assert_eq!(round_trips!(with_deadline(&pool)), 4, "the {call} call with a deadline");
     }
     assert_eq!(db.cents(1).await, 110);
+}
+
+#[tokio::test]
+async fn sent_statements_leave_with_commit() {
+    let db = Database::create().await;
+    db.accounts(1, 0).await;
+    let proxy = Proxy::start(db.config()).await.unwrap();
+    let pool = pool(proxy.config(), 1);
+    sent(&pool, "one").await.unwrap(); // Prepares the statements, which the pool caches.
+    let mut cents = 1;
+    for (how, plain, pipelined, written) in [
+        ("one", 3, 2, 1),                   // [BEGIN, SELECT] [UPDATE, COMMIT]
+        ("typed", 3, 2, 1),                 // the same
+        ("many", 3, 2, 1),                  // [BEGIN, SELECT] [4 × UPDATE, COMMIT]
+        ("sends only", 2, 2, 1),            // [BEGIN] [4 × UPDATE, COMMIT]
+        ("expecting", 4, 3, 1),             // [BEGIN, SELECT] [2 × UPDATE] [COMMIT]
+        ("nested", 2, 3, 1),                // [BEGIN, SAVEPOINT] [UPDATE, RELEASE] [COMMIT]
+        ("savepoint", 5, 4, 1),             // [BEGIN, SELECT] [SAVEPOINT] [UPDATE, RELEASE] [COMMIT]
+        ("savepoint rolled back", 5, 4, 0), // [BEGIN, SELECT] [SAVEPOINT] [UPDATE, ROLLBACK TO] [COMMIT]
+        ("fails", 4, 3, 0),                 // [BEGIN, SELECT] [SELECT, COMMIT] [ROLLBACK]
+        ("own error", 3, 2, 0),             // [BEGIN, SELECT] [UPDATE, ROLLBACK]
+    ] {
+        for (is_pipelined, expected) in [(false, plain), (true, pipelined)] {
+            let before = proxy.round_trips();
+            let _ = if is_pipelined { sent_pipelined(&pool, how).await } else { sent(&pool, how).await };
+            assert_eq!(proxy.round_trips() - before, expected, "{how}, pipelined: {is_pipelined}");
+            cents += written;
+            assert_eq!(db.cents(1).await, cents, "{how}, pipelined: {is_pipelined}");
+        }
+    }
+
+    let mut client = pool.get().await.unwrap();
+    let before = proxy.round_trips();
+    sent_pipelined(&mut client, "one").await.unwrap();
+    assert_eq!(proxy.round_trips() - before, 2, "on a connection");
+    let mut tx = client.transaction().await.unwrap();
+    let before = proxy.round_trips();
+    sent(&mut tx, "one").await.unwrap();
+    assert_eq!(proxy.round_trips() - before, 5, "[SAVEPOINT] [prepare] [prepare] [SELECT] [UPDATE, RELEASE]");
+    tx.commit().await.unwrap();
+    assert_eq!(db.cents(1).await, cents + 2);
 }

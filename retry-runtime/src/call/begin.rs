@@ -2,6 +2,7 @@
 
 use std::borrow::Cow;
 use std::future::poll_fn;
+use std::sync::Arc;
 
 use crate::call::begin_sql::BeginSql;
 use crate::call::callsite::{Function, Shared};
@@ -14,11 +15,12 @@ use crate::error::{Error, Phase};
 use crate::events::Event;
 use crate::events::spans::SpanRef;
 use crate::policy::{Begin, Isolation, Policy, Queue};
-use crate::transaction::Transaction;
 use crate::transaction::context::{SavepointName, TxContext};
 use crate::transaction::deadline::Expired;
+use crate::transaction::pipeline::Pipeline;
 use crate::transaction::savepoint;
 use crate::transaction::status::BlindSpots;
+use crate::transaction::{self, Transaction};
 
 /// The message that begins a transaction, but for the timeout in it.
 #[derive(Clone, Copy)]
@@ -53,7 +55,7 @@ pub(crate) async fn transaction<'a>(
         timeout = if pipelined { ServerTimeout::Keep } else { timeout };
     }
     context.status.set_in_transaction(true);
-    let mut tx = Transaction::new(context, None);
+    let mut tx = Transaction::new(context);
     let begin = BeginMessage { checks, ..begin };
     let message = begin.with(timeout);
     let reply = match send(&context, &message) {
@@ -182,10 +184,11 @@ async fn failed(context: &TxContext<'_>, error: DriverError) -> AttemptOutcome {
 }
 
 /// Begins a nested call: a savepoint of the transaction around it.
-pub(crate) async fn nested<'a>(parent: TxContext<'a>, inner: &Function) -> Result<Transaction<'a>, AttemptOutcome> {
-    may_nest(&parent, parent.function, inner.name, &inner.policy).await?;
-    let context = TxContext { depth: parent.depth + 1, function: inner.name, span: SpanRef::default(), ..parent };
-    savepoint(context).await
+pub(crate) async fn nested<'a>(parent: &Transaction<'a>, inner: &Function) -> Result<Transaction<'a>, AttemptOutcome> {
+    let Transaction { context, pipeline, .. } = parent;
+    may_nest(context, context.function, inner.name, &inner.policy).await?;
+    let context = TxContext { depth: context.depth + 1, function: inner.name, span: SpanRef::default(), ..*context };
+    savepoint(context, pipeline.clone()).await
 }
 
 /// Begins a call in a transaction of the driver's: a savepoint of it, with a deadline of its own.
@@ -193,14 +196,17 @@ pub(crate) async fn in_driver_transaction(outer: TxContext<'_>) -> Result<Transa
     outer.status.set_in_transaction(true);
     let begin = async {
         may_nest(&outer, driver::TRANSACTION, outer.function, outer.policy).await?;
-        savepoint(TxContext { depth: 1, ..outer }).await
+        savepoint(TxContext { depth: 1, ..outer }, transaction::pipeline(&outer)).await
     };
     let expired = |Expired| AttemptOutcome::not_begun(Error::deadline(Phase::Begin), None, None);
     outer.deadline.bound(begin).await.map_err(expired)?
 }
 
-async fn savepoint(context: TxContext<'_>) -> Result<Transaction<'_>, AttemptOutcome> {
-    let begun = savepoint::begin(context, &SavepointName(context.depth)).await;
+async fn savepoint<'a>(
+    context: TxContext<'a>,
+    pipeline: Arc<dyn Pipeline + 'a>,
+) -> Result<Transaction<'a>, AttemptOutcome> {
+    let begun = savepoint::begin(context, pipeline, &SavepointName(context.depth)).await;
     begun.map_err(|error| AttemptOutcome::not_begun(Error::from(error), None, None))
 }
 

@@ -2,6 +2,7 @@
 
 use std::cell::Cell;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use pin_project_lite::pin_project;
@@ -12,6 +13,7 @@ use crate::events::spans::SpanRef;
 use crate::transaction::Transaction;
 use crate::transaction::context::TxContext;
 use crate::transaction::deadline::{Bounded, Deadline, Expired};
+use crate::transaction::pipeline::Pipeline;
 use crate::transaction::scoped::Scoped;
 use crate::transaction::status::AttemptStatus;
 
@@ -96,6 +98,8 @@ pub struct Scope<'a> {
     span: SpanRef<'a>,
     is_outermost: bool,
     interruption: Option<Interruption<'a>>,
+    /// The sent statements. A nested body has none: the outermost body reads their replies.
+    pipeline: Option<Arc<dyn Pipeline + 'a>>,
 }
 
 impl<'a> Transaction<'a> {
@@ -105,7 +109,8 @@ impl<'a> Transaction<'a> {
     pub fn scope(&self) -> Scope<'a> {
         let TxContext { function, pool, deadline, status, span, depth, .. } = self.context;
         let (call, interruption) = (RunningCall { function, pool }, interruption(&self.context));
-        Scope { call, deadline, status, span, is_outermost: depth == 0, interruption }
+        let pipeline = (depth == 0 || self.is_in_driver_transaction()).then(|| self.pipeline.clone());
+        Scope { call, deadline, status, span, is_outermost: depth == 0, interruption, pipeline }
     }
 
     /// Whether an earlier attempt may be committed.
@@ -120,9 +125,9 @@ impl<'a> Scope<'a> {
     /// Runs the body. If it is ended early, it returns a placeholder of its error type, and the call returns the reason.
     #[must_use]
     pub fn body<O: Outcome<Err: FromError>, F: Future<Output = O>>(self, body: F) -> Body<'a, F> {
-        let Self { call, deadline, status, span, is_outermost, interruption } = self;
+        let Self { call, deadline, status, span, is_outermost, interruption, pipeline } = self;
         let cut_off = |phase| O::from_result(Err(FromError::from_error(Error::deadline(phase))));
-        Body { work: deadline.bound(body), cut_off, call, status, span, is_outermost, interruption }
+        Body { work: deadline.bound(body), cut_off, call, status, span, is_outermost, interruption, pipeline }
     }
 
     /// [`Scope::body`] for an error that is a type parameter: rustc then suggests the bound to write, `From<Error>`.
@@ -143,6 +148,7 @@ pin_project! {
         span: SpanRef<'a>,
         is_outermost: bool,
         interruption: Option<Interruption<'a>>,
+        pipeline: Option<Arc<dyn Pipeline + 'a>>,
     }
 }
 
@@ -152,8 +158,13 @@ impl<F: Future> Future for Body<'_, F> {
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let this = self.project();
         let status = this.status;
-        if *this.is_outermost && status.is_begin_pending() && status.poll_begin(cx) == Poll::Ready(false) {
-            return Poll::Ready((this.cut_off)(Phase::Begin));
+        if *this.is_outermost && status.is_begin_pending() {
+            match (status.poll_begin(cx), &this.pipeline) {
+                (Poll::Ready(false), _) => return Poll::Ready((this.cut_off)(Phase::Begin)),
+                // The statements that were held back leave before any other.
+                (Poll::Ready(true), Some(pipeline)) => drop(pipeline.poll(cx)),
+                _ => {}
+            }
         }
         let _entered = this.span.enter();
         let _innermost = Scoped::set(&INNERMOST, Some(*this.call));
@@ -166,6 +177,10 @@ impl<F: Future> Future for Body<'_, F> {
             Poll::Pending => {
                 if this.interruption.as_mut().is_some_and(|interruption| interruption.as_mut().poll(cx).is_ready()) {
                     *this.interruption = None;
+                }
+                // What the body waits for may be behind their replies.
+                if let Some(pipeline) = this.pipeline {
+                    let _ = pipeline.poll(cx);
                 }
                 Poll::Pending
             }

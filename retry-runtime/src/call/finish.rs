@@ -86,23 +86,28 @@ impl Transaction<'_> {
 
     async fn end(&mut self, ok: bool, body_error: BodyError) -> AttemptOutcome {
         let status = self.context.status;
+        self.pipeline.read();
         // A body that does not yield may return after the deadline. Then COMMIT is not sent, so the outcome is known.
         let commits = ok && !self.is_rollback_only();
         let is_outermost = self.savepoint.is_none() || self.is_in_driver_transaction();
         let too_late = commits && is_outermost && self.context.deadline.has_passed();
-        if !ok && self.context.deadline.has_passed() && status.failure().is_some_and(|failure| failure.is_canceled()) {
-            // The server was faster than this side.
+        if !ok && self.was_canceled_at_deadline() {
             status.expire_in_statement();
         }
         if status.has_expired() || too_late {
-            // A statement may still be running. The clean-up rolls back, without this call waiting for it.
-            // The server's own timeout at the deadline says nothing more than the deadline.
-            let failure = status.failure().filter(|failure| !failure.is_canceled());
-            return AttemptOutcome { failure, ..AttemptOutcome::new(CommitOutcome::RolledBack) }
-                .with_error(Error::deadline(Phase::Body));
+            return self.cut_off();
         }
         if let Err(outcome) = begin::wait_for_reply(&self.context).await {
             return outcome;
+        }
+        // Those that were held back leave now.
+        self.pipeline.read();
+        // COMMIT, or what the body returns although it is rolled back, depends on the replies.
+        if ok && (self.is_rollback_only() || (is_outermost && self.pipeline.delays_commit())) {
+            if let Err(Expired) = self.context.deadline.bound(self.pipeline.end()).await {
+                status.expire();
+                return self.cut_off();
+            }
         }
         let mut hidden = None;
         if let Some(failure) = body_error.failure {
@@ -110,6 +115,11 @@ impl Transaction<'_> {
             // It may come from another connection, so it does not prove that this session has ended.
             status.record(Failure { ends_session: false, ..failure });
         }
+        // The caller gets the error of a sent statement itself: then nothing is hidden.
+        let replaces = (ok && !commits) || (body_error.own && hidden.is_some());
+        let sent_error = if replaces { self.take_sent_error() } else { None };
+        let is_hidden = hidden.is_some() && sent_error.is_none();
+        let own = (body_error.own && is_hidden).then(|| Error::aborted(hidden.as_ref()));
         let name = SavepointName(self.context.depth);
         let outcome = match (commits, self.savepoint.is_some()) {
             (true, false) => self.commit_or_abort().await,
@@ -123,14 +133,26 @@ impl Transaction<'_> {
                 AttemptOutcome::undecided(None)
             }
         };
-        let is_hidden = hidden.is_some();
-        let own = (body_error.own && is_hidden).then(|| Error::aborted(hidden.as_ref()));
-        let error = own.or(outcome.error);
+        let error = sent_error.or(own).or(outcome.error);
         AttemptOutcome { is_hidden, error, text: body_error.text, ..outcome }
     }
 
+    /// Whether the server has ended a statement at the deadline, faster than this side.
+    fn was_canceled_at_deadline(&self) -> bool {
+        self.context.deadline.has_passed() && self.context.status.failure().is_some_and(|failure| failure.is_canceled())
+    }
+
+    /// The deadline has passed before COMMIT was sent, or before it ran.
+    fn cut_off(&self) -> AttemptOutcome {
+        // A statement may still be running. The clean-up rolls back, without this call waiting for it.
+        // The server's own timeout at the deadline says nothing more than the deadline.
+        let failure = self.context.status.failure().filter(|failure| !failure.is_canceled());
+        AttemptOutcome { failure, ..AttemptOutcome::new(CommitOutcome::RolledBack) }
+            .with_error(Error::deadline(Phase::Body))
+    }
+
     /// Whether it is the outermost call's savepoint in a transaction of the driver's.
-    fn is_in_driver_transaction(&self) -> bool {
+    pub(super) fn is_in_driver_transaction(&self) -> bool {
         self.context.in_driver_transaction && self.context.depth == 1
     }
 
@@ -145,7 +167,7 @@ impl Transaction<'_> {
     async fn release_or_roll_back(&mut self, commits: bool) -> Result<(), Error> {
         let (status, name) = (self.context.status, SavepointName(self.context.depth));
         let error = if self.forbids_commit() {
-            Some(Error::aborted(status.failure().as_ref()))
+            Some(self.take_sent_error().unwrap_or_else(|| Error::aborted(status.failure().as_ref())))
         } else if status.with_hooks(|hooks| hooks.wait_for_commit()) {
             Some(Error::OnCommitUnseen { function: self.context.function })
         } else {
@@ -168,7 +190,7 @@ impl Transaction<'_> {
     }
 
     async fn commit_or_abort(&mut self) -> AttemptOutcome {
-        if self.forbids_commit() {
+        if self.forbids_commit() || self.context.status.has_sent_error() {
             return self.abort().await;
         }
         let is_well = self.context.status.all_is_well();
@@ -190,7 +212,7 @@ impl Transaction<'_> {
         };
         let deadline = self.context.deadline;
         let deadline = if identity.is_some() { deadline.leaving_time_for_a_lookup() } else { deadline };
-        match deadline.bound(status.commit(reply)).await {
+        match deadline.bound(self.pipeline.during(status.commit(reply))).await {
             Ok((Ok(()), _)) => {
                 // The session is in use until the reply to the flush arrives. The call waits for it, not this.
                 status.set_in_transaction(flush.is_some());
@@ -252,9 +274,16 @@ impl Transaction<'_> {
 
     /// The body returned `Ok` in a transaction that must not, or cannot, be committed.
     async fn abort(&mut self) -> AttemptOutcome {
-        self.context.id.emit(Event::IgnoredFailure, self.context.status.failure().as_ref());
+        let sent_error = self.take_sent_error();
+        if sent_error.is_some() && self.was_canceled_at_deadline() {
+            self.context.status.expire_in_statement();
+            return self.cut_off();
+        }
+        if sent_error.is_none() {
+            self.context.id.emit(Event::IgnoredFailure, self.context.status.failure().as_ref());
+        }
         let outcome = self.roll_back(false).await;
-        let error = Error::aborted(outcome.failure.as_ref());
+        let error = sent_error.unwrap_or_else(|| Error::aborted(outcome.failure.as_ref()));
         outcome.with_error(error)
     }
 
@@ -263,7 +292,7 @@ impl Transaction<'_> {
         let status = self.context.status;
         let ends_session = status.failure().is_some_and(|failure| failure.ends_session);
         let broken = ends_session
-            || match self.context.deadline.bound(self.context.roll_back()).await {
+            || match self.context.deadline.bound(self.pipeline.during(self.context.roll_back())).await {
                 Ok(Ok(())) => {
                     status.set_in_transaction(false);
                     false

@@ -144,7 +144,7 @@ impl<'a> Call<'a> {
     /// Begins an attempt: takes a session and sends BEGIN, or SAVEPOINT if the call is nested.
     pub async fn begin(&mut self) -> Result<Transaction<'_>, AttemptOutcome> {
         let (client, session) = match self.source {
-            Kind::Nested(parent) => return begin::nested(*parent, self.function()).await,
+            Kind::Nested(parent) => return begin::nested(parent, self.function()).await,
             Kind::Client(client, session) => {
                 self.prepare().await?;
                 (client, session)

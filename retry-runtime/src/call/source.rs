@@ -8,7 +8,6 @@ use crate::driver::Client;
 use crate::policy::Isolation;
 use crate::pool::{Connection, Pool, Session};
 use crate::transaction::Transaction;
-use crate::transaction::context::TxContext;
 
 /// What a `#[transactional]` function gets its transaction from. Callers rarely name this type. It is made from
 ///
@@ -140,7 +139,7 @@ pub(crate) enum Kind<'a> {
     Client(&'a Client, Option<&'a dyn Session>),
     /// An open transaction of the driver: other code began it, and ends it.
     Driver(&'a Client),
-    Nested(&'a TxContext<'a>),
+    Nested(&'a Transaction<'a>),
 }
 
 impl Kind<'_> {
@@ -188,7 +187,7 @@ impl<'a, C: Connection> MadeFrom<&'a mut C> for Source<'a> {
 #[diagnostic::do_not_recommend]
 impl<'a> MadeFrom<&'a mut Transaction<'_>> for Source<'a> {
     fn made_from(tx: &'a mut Transaction<'_>) -> Self {
-        Self::new(Kind::Nested(&tx.context))
+        Self::new(Kind::Nested(tx))
     }
 }
 

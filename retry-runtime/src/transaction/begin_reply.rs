@@ -9,6 +9,8 @@ use crate::driver::{DriverError, Reply, Row};
 pub(crate) struct BeginReply {
     /// Whether BEGIN has no reply yet, or has failed.
     pending: bool,
+    /// Whether a sent statement was held back until then. No other statement may overtake it.
+    pub(crate) has_held_back: bool,
     reply: Option<Reply>,
     pub(crate) error: Option<DriverError>,
     /// The rows that the message returned, one for each question in it.

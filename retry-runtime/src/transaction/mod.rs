@@ -6,10 +6,13 @@ pub(crate) mod deadline;
 pub(crate) mod forbidden;
 pub(crate) mod generic_client;
 pub(crate) mod hooks;
+pub(crate) mod pipeline;
 mod queries;
+mod request;
 pub(crate) mod savepoint;
 pub(crate) mod scoped;
 mod seen;
+mod send;
 pub(crate) mod status;
 mod stream;
 mod watch;
@@ -17,6 +20,7 @@ mod watch;
 use std::fmt;
 use std::future::{Pending, pending};
 use std::ops::Deref;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use tokio_postgres::{Client, Error};
@@ -25,6 +29,7 @@ pub use self::stream::Watched;
 use crate::transaction::context::TxContext;
 use crate::transaction::forbidden::EndedByBody;
 use crate::transaction::hooks::When;
+use crate::transaction::pipeline::{Pipeline, SentStatements};
 use crate::transaction::status::SavepointMark;
 
 /// An open transaction, or a savepoint of one: the first parameter of a `#[transactional]` function.
@@ -61,12 +66,23 @@ pub struct Transaction<'a> {
     pub(crate) ended: bool,
     /// Whether it is rolled back even if the body returns `Ok`.
     pub(crate) rollback_only: AtomicBool,
+    /// The sent statements of the attempt.
+    pub(crate) pipeline: Arc<dyn Pipeline + 'a>,
 }
 
 impl<'a> Transaction<'a> {
-    /// A transaction that is about to begin, or a savepoint.
-    pub(crate) fn new(context: TxContext<'a>, savepoint: Option<SavepointMark>) -> Self {
-        Self { context, savepoint, ended: false, rollback_only: AtomicBool::new(false) }
+    /// A transaction that is about to begin.
+    pub(crate) fn new(context: TxContext<'a>) -> Self {
+        Self::with_pipeline(context, None, pipeline(&context))
+    }
+
+    /// A savepoint of a transaction that has this pipeline.
+    fn with_pipeline(
+        context: TxContext<'a>,
+        savepoint: Option<SavepointMark>,
+        pipeline: Arc<dyn Pipeline + 'a>,
+    ) -> Self {
+        Self { context, savepoint, ended: false, rollback_only: AtomicBool::new(false), pipeline }
     }
 
     /// Which attempt this is: 1 for the first.
@@ -174,11 +190,23 @@ impl<'a> Transaction<'a> {
     }
 }
 
+/// A pipeline for the sent statements of an attempt.
+pub(crate) fn pipeline<'a>(context: &TxContext<'a>) -> Arc<dyn Pipeline + 'a> {
+    Arc::new(SentStatements::new(context.client, context.status))
+}
+
 impl Transaction<'_> {
+    /// Takes the error of the first sent statement that failed. In a savepoint: since it began.
+    pub(crate) fn take_sent_error(&self) -> Option<crate::error::Error> {
+        self.context.status.take_sent_error(self.savepoint.as_ref())
+    }
+
     /// Forgets what the savepoint has seen and registered.
     pub(crate) fn undo_savepoint(&mut self) {
         if let Some(mark) = self.savepoint.take() {
             self.context.status.roll_back_to(mark);
+            // A conflict among them is not forgiven.
+            self.pipeline.delay_commit();
         }
     }
 }

@@ -3,24 +3,31 @@
 use std::fmt;
 use std::future::poll_fn;
 use std::ops::{Deref, DerefMut};
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use crate::driver::{self, DriverError};
 use crate::error::Error;
 use crate::transaction::Transaction;
 use crate::transaction::context::{SavepointName, TxContext, rollback_sql};
+use crate::transaction::pipeline::Pipeline;
 use crate::transaction::status::BlindSpots;
 
 /// Begins the savepoint of `context`, whose depth is that of the savepoint.
 pub(crate) async fn begin<'a>(
     context: TxContext<'a>,
+    pipeline: Arc<dyn Pipeline + 'a>,
     name: &impl fmt::Display,
 ) -> Result<Transaction<'a>, DriverError> {
     // The transaction is made after this wait: a drop during it must not roll back to a savepoint that does not exist.
     let guard = poll_fn(|cx| context.status.poll_send(cx, BlindSpots::default())).await;
-    let mut tx = Transaction::new(context, Some(context.status.mark()));
+    let mut tx = Transaction::with_pipeline(context, Some(context.status.mark()), pipeline);
     // Nothing is to be rolled back if it fails.
-    let result = context.run(guard, &format!("SAVEPOINT {name}")).await;
+    let result = tx.pipeline.during(context.run(guard, &format!("SAVEPOINT {name}"))).await;
+    if result.is_ok() && context.status.is_begin_pending() {
+        // Its reply has arrived. It is read here, so that no statement of the savepoint is held back until after its end.
+        poll_fn(|cx| context.status.poll_begin(cx)).await;
+    }
     tx.ended = result.is_err();
     result.map(|()| tx)
 }
@@ -29,20 +36,31 @@ pub(crate) async fn begin<'a>(
 pub(crate) async fn release(tx: &mut Transaction<'_>, name: &impl fmt::Display) -> Result<(), Error> {
     // If the call is dropped in this wait, a rollback to the savepoint follows. If the savepoint is released by then,
     // that rollback fails and aborts the transaction. So what the caller gave up is never committed.
-    let Err(error) = tx.context.execute(&format!("RELEASE {name}")).await else {
-        tx.ended = true;
-        return Ok(());
+    if tx.pipeline.delays_commit() {
+        tx.pipeline.end().await;
+    }
+    let error = match tx.take_sent_error() {
+        Some(error) => error,
+        None => match tx.pipeline.during(tx.context.execute(&format!("RELEASE {name}"))).await {
+            Ok(()) => {
+                tx.ended = true;
+                return Ok(());
+            }
+            Err(error) if driver::failure_of(&error).is_symptom() => {
+                tx.take_sent_error().unwrap_or_else(|| Error::aborted(tx.context.status.failure().as_ref()))
+            }
+            Err(error) => Error::from(error),
+        },
     };
-    let failure = tx.context.status.failure();
     // If it fails too, the status records it. It does not replace the error.
     let _ = roll_back(tx, name).await;
-    Err(if driver::failure_of(&error).is_symptom() { Error::aborted(failure.as_ref()) } else { Error::from(error) })
+    Err(error)
 }
 
 /// Rolls back to a savepoint, and ends it. A conflict stays recorded: the outermost call retries, whatever the body does.
 pub(crate) async fn roll_back(tx: &mut Transaction<'_>, name: &impl fmt::Display) -> Result<(), DriverError> {
     end(tx);
-    tx.context.roll_back_with(&rollback_sql(name)).await
+    tx.pipeline.during(tx.context.roll_back_with(&rollback_sql(name))).await
 }
 
 /// Its rollback is about to be sent. Before the wait, because the call may be dropped in it: the savepoint's `on_commit`
@@ -95,7 +113,7 @@ impl Transaction<'_> {
     pub async fn savepoint(&mut self, name: impl Into<String>) -> Result<Savepoint<'_>, Error> {
         let name = name.into();
         let context = TxContext { depth: self.context.depth + 1, ..self.context };
-        let tx = begin(context, &name).await?;
+        let tx = begin(context, self.pipeline.clone(), &name).await?;
         Ok(Savepoint { tx, name })
     }
 }
@@ -107,7 +125,10 @@ impl Savepoint<'_> {
     /// [`Error::Aborted`] if one of its statements had failed. Then it is rolled back.
     pub async fn commit(mut self) -> Result<(), Error> {
         if self.tx.rollback_only.load(Ordering::Relaxed) {
-            return self.rollback().await;
+            self.tx.pipeline.end().await;
+            let sent_error = self.tx.take_sent_error();
+            self.rollback().await?;
+            return sent_error.map_or(Ok(()), Err);
         }
         release(&mut self.tx, &self.name).await
     }

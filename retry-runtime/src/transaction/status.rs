@@ -8,6 +8,7 @@ use std::task::{Context, Poll};
 
 use crate::classify::Failure;
 use crate::driver::{self, CommitReply, DriverError, Reply, Row};
+use crate::error::Error;
 use crate::transaction::begin_reply::BeginReply;
 use crate::transaction::hooks::Hooks;
 use crate::transaction::seen::{Recorded, Seen};
@@ -35,6 +36,11 @@ struct Status {
     expired_in_statement: bool,
     begin: BeginReply,
     seen: Seen,
+    /// The error of the first sent statement that failed, and the statement.
+    sent_error: Option<Box<(u32, Error)>>,
+    /// A rollback to a savepoint has undone statements before this one, or they had succeeded. A failure of theirs counts
+    /// only if it is a conflict, even if its reply is read later.
+    forgiven: u32,
     hooks: Hooks,
     interrupt: Interrupt,
     /// The reply to COMMIT, while it or its flush is waited for.
@@ -67,6 +73,8 @@ pub(crate) struct SavepointMark {
     seen: Seen,
     /// How many hooks there were.
     hooks: usize,
+    /// How many statements were sent.
+    sent: u32,
 }
 
 impl AttemptStatus {
@@ -78,7 +86,7 @@ impl AttemptStatus {
     /// Like [`AttemptStatus::send`], once the statement may leave. The first one need not wait for the reply to BEGIN.
     pub(crate) fn poll_send(&self, cx: &Context<'_>, blind_spots: BlindSpots) -> Poll<StatementGuard<'_>> {
         let mut status = self.lock();
-        if status.begin.is_pending() && status.sent > 0 {
+        if status.begin.is_pending() && (status.sent > 0 || status.begin.has_held_back) {
             status.begin.wait(cx);
             return Poll::Pending;
         }
@@ -117,6 +125,17 @@ impl AttemptStatus {
     /// statement is the cause.
     pub(crate) fn cause_unseen(&self) -> bool {
         self.lock().seen.cause_unseen()
+    }
+
+    /// Takes the error of the first sent statement that failed. In a savepoint: since this mark.
+    pub(crate) fn take_sent_error(&self, since: Option<&SavepointMark>) -> Option<Error> {
+        let since = since.map_or(0, |mark| mark.sent);
+        self.lock().sent_error.take_if(|sent_error| sent_error.0 >= since).map(|sent_error| sent_error.1)
+    }
+
+    /// Whether a sent statement has failed.
+    pub(crate) fn has_sent_error(&self) -> bool {
+        self.lock().sent_error.is_some()
     }
 
     /// What to restore with [`AttemptStatus::roll_back_to`].
@@ -199,6 +218,13 @@ impl AttemptStatus {
         self.lock().begin.is_pending()
     }
 
+    /// Whether a sent statement must be held back: BEGIN has no reply yet, or has failed.
+    pub(crate) fn holds_back(&self) -> bool {
+        let begin = &mut self.lock().begin;
+        begin.has_held_back |= begin.is_pending();
+        begin.is_pending()
+    }
+
     /// Reads the reply to BEGIN and wakes the statements that wait for it. `false`: BEGIN has failed.
     pub(crate) fn poll_begin(&self, cx: &mut Context<'_>) -> Poll<bool> {
         let mut status = self.lock();
@@ -267,11 +293,15 @@ impl Status {
     }
 
     fn all_is_well(&self) -> bool {
-        self.open == 0 && self.unproven_since.is_none() && self.suspect.is_none() && self.seen.failure.is_none()
+        let is_proven = self.open == 0 && self.unproven_since.is_none() && self.suspect.is_none();
+        is_proven && self.seen.failure.is_none() && self.sent_error.is_none()
     }
 
     /// If the body has used the driver's client, a symptom means that one of its statements had failed unseen.
     fn record(&mut self, statement: u32, failure: Failure) {
+        if statement < self.forgiven && !is_final(&failure) {
+            return;
+        }
         if failure.is_symptom() && self.suspect == Some(Suspect::RawClient) {
             self.seen.leave_unanswered(0);
         }
@@ -291,17 +321,24 @@ impl Status {
     }
 
     fn mark(&self) -> SavepointMark {
-        SavepointMark { seen: self.seen.clone(), hooks: self.hooks.len() }
+        SavepointMark { seen: self.seen.clone(), hooks: self.hooks.len(), sent: self.sent }
     }
 
     fn roll_back_to(&mut self, mark: SavepointMark) -> Hooks {
         let undone = self.hooks.roll_back_to(mark.hooks);
-        let is_final = |recorded: &Recorded| recorded.failure.class.is_conflict() || recorded.failure.ends_session;
-        if !self.seen.failure.as_ref().is_some_and(is_final) && !self.seen.cause_unseen() {
+        self.forgiven = self.sent;
+        self.sent_error.take_if(|sent_error| sent_error.0 >= mark.sent);
+        let is_final = self.seen.failure.as_ref().is_some_and(|recorded| is_final(&recorded.failure));
+        if !is_final && !self.seen.cause_unseen() {
             self.seen = mark.seen;
         }
         undone
     }
+}
+
+/// Whether a rollback to a savepoint does not forgive it: it ends the whole attempt.
+fn is_final(failure: &Failure) -> bool {
+    failure.class.is_conflict() || failure.ends_session
 }
 
 /// What the driver does not show of a statement.
@@ -347,6 +384,16 @@ impl StatementGuard<'_> {
                 status.seen.leave_unanswered(self.statement);
             }
             status.record(self.statement, failure);
+        }
+    }
+
+    /// Notes that the attempt must end with this error, unless a savepoint undoes the statement. A symptom says nothing:
+    /// an earlier statement is the reason.
+    pub(crate) fn stands_against_commit(&self, error: Error) {
+        let mut status = self.status.lock();
+        let is_symptom = matches!(&error, Error::Postgres(cause) if driver::failure_of(cause).is_symptom());
+        if !is_symptom && self.statement >= status.forgiven && status.sent_error.is_none() {
+            status.sent_error = Some(Box::new((self.statement, error)));
         }
     }
 
