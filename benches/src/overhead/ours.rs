@@ -1,4 +1,4 @@
-//! `#[transactional]` on a client, on a pool, and with many options.
+//! `#[transactional]` on a client, on a pool, with many options, and with a sent statement.
 
 use deadpool_postgres::Pool;
 use retry_runtime::transactional;
@@ -66,3 +66,23 @@ on_pool!(
     lock_timeout = "1s",
     unknown_commit = "token"
 );
+
+/// A session on a client: the flights are `BEGIN` and `SELECT`, then `UPDATE` and `COMMIT`.
+#[derive(Debug)]
+pub(crate) struct TwoFlights(pub(crate) Client, pub(crate) Statements);
+
+impl Session for TwoFlights {
+    fn increment(&mut self, id: i32) -> Transaction<'_> {
+        #[transactional(begin = "pipelined")]
+        async fn increment(
+            tx: &mut retry_runtime::Transaction<'_>,
+            statements: &Statements,
+            id: i32,
+        ) -> anyhow::Result<()> {
+            let n: i64 = tx.query_one(&statements.select, &[&id]).await?.get(0);
+            tx.send(&statements.update, &[&id, &(n + 1)])?;
+            Ok(())
+        }
+        Box::pin(increment(&mut self.0, &self.1, id))
+    }
+}

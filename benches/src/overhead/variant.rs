@@ -33,6 +33,8 @@ pub(crate) enum Variant {
     Pipelined,
     /// `#[transactional]` on deadpool with `begin = "pipelined"`
     PipelinedPool,
+    /// `#[transactional]` on a client with `begin = "pipelined"`, and `UPDATE` sent with `COMMIT`
+    TwoFlights,
     /// `#[transactional]` on deadpool with `early_release`
     EarlyRelease,
     /// ... pipelined, serializable, with a deadline, both timeouts and `unknown_commit = "token"`
@@ -61,6 +63,7 @@ impl Variant {
             Self::Ours => on_clients(cluster, sessions, ours::OnClient).await?,
             Self::Deadline => on_clients(cluster, sessions, ours::WithDeadline).await?,
             Self::Pipelined => on_clients(cluster, sessions, ours::Pipelined).await?,
+            Self::TwoFlights => on_clients(cluster, sessions, ours::TwoFlights).await?,
             Self::Deadpool => on_pool(sessions, &pool(&config, sessions), by_hand::Deadpool),
             Self::OursPool => on_pool(sessions, &pool(&config, sessions), ours::OnPool),
             Self::DeadlinePool => on_pool(sessions, &pool(&config, sessions), ours::WithDeadlineOnPool),
