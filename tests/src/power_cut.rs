@@ -39,7 +39,7 @@ impl PowerCut {
         let this = Self { server, settings };
         let source = concat!(env!("CARGO_MANIFEST_DIR"), "/src/power_cut.c");
         run(Command::new("cc").args(["-shared", "-fPIC", "-O1", "-o"]).arg(this.library()).args([source, "-ldl"]))?;
-        this.folder(&this.durable())?;
+        folder(&this.durable())?;
         this.start_again()?;
         Ok(this)
     }
@@ -72,19 +72,12 @@ impl PowerCut {
         let _ = fs::remove_dir_all(self.base());
         copy(&self.server.data(), &self.base())?;
         fs::remove_dir_all(self.durable())?;
-        self.folder(&self.durable())?;
+        folder(&self.durable())?;
         let env = [("LD_PRELOAD", self.library()), ("DURABLE", self.durable())];
         self.server.start_with_env(&self.settings, &env)?;
         // It says that the server runs. After a crash the server replays the log only then.
         let control = "global/pg_control";
         run(Command::new("cp").arg("-p").arg(self.server.data().join(control)).arg(self.base().join(control)))
-    }
-
-    /// Creates a folder that the server can write to.
-    fn folder(&self, path: &Path) -> io::Result<()> {
-        fs::create_dir(path)?;
-        fs::set_permissions(path, fs::Permissions::from_mode(0o700))?;
-        unprivileged_user().map_or(Ok(()), |(uid, gid)| chown(path, Some(uid), Some(gid)))
     }
 
     fn library(&self) -> PathBuf {
@@ -102,4 +95,11 @@ impl PowerCut {
 
 fn copy(from: &Path, to: &Path) -> io::Result<()> {
     run(Command::new("cp").arg("-a").arg(from).arg(to))
+}
+
+/// Creates a folder that the server can write to.
+fn folder(path: &Path) -> io::Result<()> {
+    fs::create_dir(path)?;
+    fs::set_permissions(path, fs::Permissions::from_mode(0o700))?;
+    unprivileged_user().map_or(Ok(()), |(uid, gid)| chown(path, Some(uid), Some(gid)))
 }

@@ -300,6 +300,12 @@ async fn a_call_that_is_dropped_before_its_flush_keeps_its_session_until_then() 
     assert!(dropped.len() == 1 && dropped[0]["outcome"] == "committed", "{events:?}");
 }
 
+#[transactional(early_release)]
+async fn ends_itself(tx: &mut Transaction<'_>, sql: &str) -> Result<(), Error> {
+    tx.batch_execute("INSERT INTO ledger VALUES (8)").await?;
+    Ok(tx.batch_execute(sql).await?)
+}
+
 #[tokio::test]
 async fn a_failure_at_commit_is_not_hidden_by_the_flush() {
     let fixture = Fixture::new().await;
@@ -313,13 +319,7 @@ async fn a_failure_at_commit_is_not_hidden_by_the_flush() {
         assert!(matches!(&error, Error::Postgres(error) if error.code().is_some()), "{error:?}");
         assert_eq!(fixture.times(7).await, 0);
     }
-    let ends = "COMMIT";
-    #[transactional(early_release)]
-    async fn ends_itself(tx: &mut Transaction<'_>, sql: &str) -> Result<(), Error> {
-        tx.batch_execute("INSERT INTO ledger VALUES (8)").await?;
-        Ok(tx.batch_execute(sql).await?)
-    }
-    let error = ends_itself(&pool, ends).await.unwrap_err();
+    let error = ends_itself(&pool, "COMMIT").await.unwrap_err();
     assert!(matches!(error, Error::EndedByBody), "{error:?}");
 }
 
