@@ -16,6 +16,7 @@ use retry_tests::proxy::{Cut, Fault, Proxy};
 use retry_tests::scripted::{Scripted, error};
 use retry_tests::{Database, Server, connect, pool};
 use tokio::time::{sleep, timeout};
+use tokio_postgres::types::Type;
 use tokio_postgres::{Client, Config};
 
 /// A server whose commits are durable only once [`Fixture::allow`] is called. The superuser's own are not delayed.
@@ -112,6 +113,14 @@ functions! {
     in_time, early_release, deadline = "400ms";
     resolved_in_time, early_release, unknown_commit = "resolve", deadline = "800ms";
     by_token_in_time, early_release, unknown_commit = "token", deadline = "800ms";
+}
+
+/// `COMMIT` and the flush leave in the flight of the statements.
+#[transactional(early_release, unknown_commit = "token", base_delay = "250us", max_delay = "1ms")]
+async fn sent_by_token(tx: &mut Transaction<'_>, id: i64) -> Result<u32, Error> {
+    tx.send_typed("UPDATE hot SET total = total + 1", &[])?;
+    tx.send_typed("INSERT INTO ledger VALUES ($1)", &[(&id, Type::INT8)])?;
+    Ok(tx.attempt())
 }
 
 #[transactional(early_release)]
@@ -227,18 +236,17 @@ async fn whatever_byte_the_connection_ends_at_nothing_is_lost_or_doubled() {
     let fixture = Fixture::new().await;
     let proxy = Proxy::start(&fixture.config()).await.unwrap();
     let pool = pool(proxy.config(), 2);
-    for id in [-1, -2, -3] {
-        early(&pool, id).await.unwrap();
-    }
+    early(&pool, -1).await.unwrap();
     let requests = (0..=180).step_by(6).map(|request| (request, 0));
     let replies = (0..=140).step_by(7).map(|reply| (usize::MAX, reply));
     let mut ends = [0; 2];
     for (id, (request, reply)) in (1..).zip(requests.chain(replies)) {
         let fault = Fault { text: "COMMIT", request, reply, cut: if id % 2 == 0 { Cut::Close } else { Cut::Reset } };
-        for (id, by) in [(id * 10, "nothing"), (id * 10 + 1, "token"), (id * 10 + 2, "id")] {
+        for (id, by) in [(id * 10, "nothing"), (id * 10 + 1, "token"), (id * 10 + 2, "id"), (id * 10 + 3, "sent")] {
             proxy.arm(fault);
             let result = match by {
                 "token" => by_token(&pool, id).await,
+                "sent" => sent_by_token(&pool, id).await,
                 "id" => resolved(&pool, id).await,
                 _ => early(&pool, id).await,
             };

@@ -133,6 +133,11 @@ async fn sent_pipelined(tx: &mut Transaction<'_>, how: &str) -> Result<(), Error
     if how == "nested" { sent(&mut *tx, how).await } else { read_and_send(tx, how).await }
 }
 
+#[transactional(early_release)]
+async fn sent_with_early_release(tx: &mut Transaction<'_>, how: &str) -> Result<(), Error> {
+    read_and_send(tx, how).await
+}
+
 macro_rules! read_only {
     ($function:ident $(, $option:meta)*) => {
         #[transactional(read_only $(, $option)*)]
@@ -217,6 +222,13 @@ async fn sent_statements_leave_with_commit() {
             cents += written;
             assert_eq!(db.cents(1).await, cents, "{how}, pipelined: {is_pipelined}");
         }
+    }
+
+    for call in ["first", "second"] {
+        let before = proxy.round_trips();
+        sent_with_early_release(&pool, "one").await.unwrap();
+        assert_eq!(proxy.round_trips() - before, 3, "the {call}: [BEGIN] [SELECT] [UPDATE, COMMIT, flush]");
+        cents += 1;
     }
 
     let mut client = pool.get().await.unwrap();
