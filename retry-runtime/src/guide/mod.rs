@@ -7,7 +7,7 @@
 //! - [Choosing an isolation level](isolation): what each level prevents, and what it costs.
 //! - [Classes of failures](classes): what is retried, and on which budget.
 //! - [Hot rows](hot_rows): many calls that want the same rows.
-//! - [Fewer round trips](fewer_round_trips): statements that are sent without waiting for the reply.
+//! - [Fewer round trips](fewer_round_trips): statements sent without waiting for the reply.
 //! - [Overload](overload): retry storms, and how to end them.
 //! - [Commit outcomes](unknown_commits): what each result means, and when `COMMIT` gets no reply.
 //! - [Operating](operating): statistics, events, spans and metrics, and what to do about them.

@@ -1,4 +1,4 @@
-//! Sent statements: those whose replies nothing waits for until the attempt ends.
+//! Statements sent without waiting for their replies, which are read later.
 
 use std::collections::VecDeque;
 use std::fmt;
@@ -27,11 +27,11 @@ pub(crate) trait Pipeline: fmt::Debug + Send + Sync {
     /// It must be polled while anything else is waited for. The driver reads no reply before the previous one is taken.
     fn poll(&self, cx: &mut Context<'_>) -> Poll<()>;
 
-    /// Makes the replies that are missing now delay COMMIT, although the server would accept it: a failure that it does not
-    /// count may stand against COMMIT.
+    /// Makes COMMIT wait for the replies that are missing now. The server would accept COMMIT before, although one of these
+    /// failures may forbid it.
     fn delay_commit(&self);
 
-    /// Whether replies are missing that delay COMMIT.
+    /// Whether COMMIT must wait for missing replies.
     fn delays_commit(&self) -> bool;
 }
 
@@ -91,7 +91,7 @@ struct Queues<'a> {
     held: VecDeque<Exchange<'a>>,
     /// Have left.
     sent: VecDeque<Exchange<'a>>,
-    /// Whether a reply that delays COMMIT may be missing.
+    /// Whether COMMIT must wait for the replies.
     delays_commit: bool,
 }
 

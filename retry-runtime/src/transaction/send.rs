@@ -14,9 +14,10 @@ impl Transaction<'_> {
     /// of their own. The guide explains it in [Fewer round trips](crate::guide::fewer_round_trips).
     ///
     /// If the statement fails, the call ends as if the body had awaited it and returned its error: nothing is committed, a
-    /// conflict is retried, and otherwise the call returns [`Error::Postgres`](crate::Error::Postgres). In a nested call or a
-    /// [`Savepoint`](crate::Savepoint), that is the error of its end, and rolling the savepoint back forgives the failure. A
-    /// statement that the body awaits after one that has failed gets the symptom, "current transaction is aborted" (25P02).
+    /// conflict is retried, and otherwise the call returns [`Error::Postgres`](crate::Error::Postgres). A nested call, and
+    /// [`Savepoint::commit`](crate::Savepoint::commit), return that error too, and rolling the savepoint back forgives the
+    /// failure. If the body awaits another statement after one that has failed, that fails with "current transaction is
+    /// aborted" (25P02).
     ///
     /// ```
     /// use retry_runtime::{Error, Transaction, transactional};
@@ -32,8 +33,8 @@ impl Transaction<'_> {
     /// }
     /// ```
     ///
-    /// If `BEGIN` is pipelined and has no reply yet, the statement leaves as soon as it has, before any other statement
-    /// except those on the driver's own client (`&**tx`). If `BEGIN` fails, it never leaves.
+    /// If `BEGIN` is pipelined and has no reply yet, the statement leaves once `BEGIN` has succeeded. Other statements leave
+    /// after it, except those on the driver's own client (`&**tx`), which may overtake it. If `BEGIN` fails, it never leaves.
     ///
     /// # Errors
     /// If the number of parameters is wrong, or one of them cannot be encoded. The parameters are encoded in this call.
@@ -66,8 +67,8 @@ impl Transaction<'_> {
     /// Like [`send`](Self::send), for a statement that must affect this number of rows.
     ///
     /// If it affects another number, nothing is committed, and the call returns
-    /// [`Error::UnexpectedRows`](crate::Error::UnexpectedRows) without a retry. So `COMMIT` waits for the reply: the call
-    /// takes one round trip more than with `send`, and none for each such statement.
+    /// [`Error::UnexpectedRows`](crate::Error::UnexpectedRows) without a retry. `COMMIT` is sent only after the reply. So the
+    /// call takes one round trip more than with `send`, for all such statements together.
     ///
     /// ```
     /// use retry_runtime::{Error, Transaction, transactional};
