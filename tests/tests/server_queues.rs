@@ -24,6 +24,8 @@ const SOON: Duration = Duration::from_secs(20);
 /// The locks on the tables of the queues, granted or waited for.
 const LOCKS: &str = "SELECT count(*) FROM pg_locks JOIN pg_class ON relation = pg_class.oid \
      WHERE database = (SELECT oid FROM pg_database WHERE datname = current_database()) AND relname LIKE 'queue\\___'";
+const SESSIONS: &str =
+    "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()";
 const WAITING: &str =
     "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'";
 
@@ -408,6 +410,8 @@ async fn installing_needs_no_privilege_for_what_exists_and_may_run_concurrently(
     assert_eq!(db.value::<i64>(tables).await, 64);
     let mut polls = 0;
     loop {
+        // The statement of a dropped call must not run beside this one.
+        until(&db, SESSIONS, 0).await;
         db.setup("DROP SCHEMA transactional CASCADE").await;
         let is_done = dropped_after(install_queues(&db.client().await), polls).await;
         install_queues(&db.client().await).await.unwrap();

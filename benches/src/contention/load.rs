@@ -66,7 +66,7 @@ pub(crate) async fn run(
 ) -> anyhow::Result<Outcome> {
     Scenario::reset(admin).await?;
     let outcome = if load.processes > 1 {
-        let mut processes = Processes::start(cluster.socket_folder(), scenario, load, strategy)?;
+        let mut processes = Processes::start(&cluster.socket_folder(), scenario, load, strategy)?;
         processes.begin()?;
         let end = Instant::now() + load.length;
         tokio::select! {

@@ -1,7 +1,7 @@
 //! Calls from several processes at once: this program starts itself again for each of them.
 
 use std::io::{BufRead, BufReader, Write};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::time::Duration;
@@ -55,7 +55,7 @@ pub(crate) struct Processes(Vec<Child>);
 
 impl Processes {
     /// Starts them, and waits until all are ready.
-    pub(crate) fn start(socket: PathBuf, scenario: Scenario, load: Load, strategy: Strategy) -> anyhow::Result<Self> {
+    pub(crate) fn start(socket: &Path, scenario: Scenario, load: Load, strategy: Strategy) -> anyhow::Result<Self> {
         let callers = scenario.callers / load.processes;
         let mut processes = Self(Vec::new());
         for _ in 0..load.processes {
@@ -66,7 +66,7 @@ impl Processes {
             if let Some(rate) = load.rate {
                 command.args(["--rate", &(rate / load.processes as f64).to_string()]);
             }
-            command.arg("--socket").arg(&socket).stdin(Stdio::piped()).stdout(Stdio::piped());
+            command.arg("--socket").arg(socket).stdin(Stdio::piped()).stdout(Stdio::piped());
             processes.0.push(command.spawn()?);
         }
         for process in &mut processes.0 {
