@@ -6,9 +6,9 @@ use tokio::time::{Instant, sleep};
 
 use crate::classify::Class;
 use crate::commit::flush::FLUSH;
-use crate::commit::identify::ASK_SERVER;
+use crate::commit::identify::{self, ASK_SERVER};
 use crate::driver::{self, Client, DriverError};
-use crate::error::{CommitOutcome, Identity, Incarnation, Key, Token, Transaction};
+use crate::error::{CommitOutcome, Identity, Key, Token, Transaction};
 use crate::pool::Pool;
 use crate::pool::clean_up::SessionGuard;
 use crate::transaction::deadline::{Deadline, Expired};
@@ -161,17 +161,16 @@ enum Look {
 /// Asks for the incarnation first and for the status last: a crash in between ends this session too.
 async fn look(transaction: &Transaction, client: &Client) -> Result<Look, DriverError> {
     let server = driver::ask(client, ASK_SERVER).await?;
-    let field = |index| server.as_ref().and_then(|row| row.get(index)).map(str::to_owned);
-    if field(0).as_deref() == Some("true") {
+    if server.as_ref().and_then(|row| row.get(0)) == Some("true") {
         return Ok(Look::Standby);
     }
-    let (Some(timeline), Some(stats_reset), Some(system)) = (field(1), field(2), field(3)) else {
+    let Some(server) = server.as_ref().and_then(|row| identify::incarnation(row, 1)) else {
         return Ok(Look::Ended(CommitOutcome::Unknown));
     };
-    if system != transaction.incarnation.system {
+    if server.system != transaction.incarnation.system {
         return Ok(Look::Ended(CommitOutcome::Unknown));
     }
-    let same = Incarnation { timeline, stats_reset, system } == transaction.incarnation;
+    let same = server == transaction.incarnation;
     Ok(judge(status(transaction.xid, client).await?.as_deref(), same))
 }
 
