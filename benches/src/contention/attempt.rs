@@ -65,6 +65,23 @@ macro_rules! transfer {
 }
 pub(crate) use transfer;
 
+/// The same statements, but no reply to an `UPDATE` is waited for.
+macro_rules! transfer_sent {
+    ($tx:expr, $run:expr, $transfer:expr) => {{
+        $run.begin_attempt()?;
+        let select = $tx.prepare_cached($run.scenario.select()).await?;
+        let update = $tx.prepare_cached($crate::contention::scenario::Scenario::UPDATE).await?;
+        for id in [$transfer.from, $transfer.to] {
+            let _balance: i64 = $tx.query_one(&select, &[&id]).await?.get(0);
+        }
+        for (id, amount) in [($transfer.from, -1_i64), ($transfer.to, 1)] {
+            $tx.send(&update, &[&id, &amount])?;
+        }
+        Ok(())
+    }};
+}
+pub(crate) use transfer_sent;
+
 /// A hand-written attempt.
 pub(crate) async fn by_hand(client: &mut Object, run: &Run, transfer: Transfer) -> anyhow::Result<()> {
     let tx = client.transaction().await?;

@@ -2,22 +2,40 @@
 
 use retry_runtime::{Transaction, transactional};
 
-use super::attempt::{Run, transfer};
+use super::attempt::{Run, transfer, transfer_sent};
 use super::peers::RETRIES;
 use super::scenario::Transfer;
 
 /// Declares a function per combination. The options refer to the parameter by the given name.
 macro_rules! transactional {
-    ($transfer:ident; $($name:ident ($($option:meta),*);)*) => {$(
+    ($statements:ident, $transfer:ident; $($name:ident ($($option:meta),*);)*) => {$(
         #[transactional($($option),*)]
         pub(crate) async fn $name(tx: &mut Transaction<'_>, run: &Run, $transfer: Transfer) -> anyhow::Result<()> {
-            transfer!(tx, run, $transfer)
+            $statements!(tx, run, $transfer)
         }
     )*};
 }
 
 transactional! {
-    transfer;
+    transfer_sent, transfer;
+    sent(deadlock_retries = RETRIES, begin = "pipelined");
+    queue_sent(
+        deadlock_retries = RETRIES,
+        queue_by = [transfer.from, transfer.to],
+        begin = "pipelined",
+        early_release
+    );
+    server_queue_sent(
+        deadlock_retries = RETRIES,
+        queue_by = [transfer.from, transfer.to],
+        queue = "server",
+        begin = "pipelined",
+        early_release
+    );
+}
+
+transactional! {
+    transfer, transfer;
     as_it_comes();
     default(deadlock_retries = RETRIES);
     pipelined(deadlock_retries = RETRIES, begin = "pipelined");

@@ -42,6 +42,12 @@ pub(crate) enum Strategy {
     ServerQueueEarlyRelease,
     /// `#[transactional]` on a pool with `WithCancel`
     WithCancel,
+    /// `#[transactional(begin = "pipelined")]`, and both `UPDATE`s sent with `COMMIT`
+    Sent,
+    /// ... with `queue_by = [from, to]` and `early_release`
+    QueueSent,
+    /// ... and `queue = "server"`
+    ServerQueueSent,
     /// `#[transactional(begin = "pipelined")]`
     Pipelined,
 }
@@ -78,6 +84,9 @@ impl Strategy {
             Self::ServerQueuePipelined => ours::server_queue_pipelined(&run.pool, run, transfer).await,
             Self::ServerQueueEarlyRelease => ours::server_queue_early_release(&run.pool, run, transfer).await,
             Self::WithCancel => ours::default(&run.with_cancel, run, transfer).await,
+            Self::Sent => ours::sent(&run.pool, run, transfer).await,
+            Self::QueueSent => ours::queue_sent(&run.pool, run, transfer).await,
+            Self::ServerQueueSent => ours::server_queue_sent(&run.pool, run, transfer).await,
             Self::Pipelined => ours::pipelined(&run.pool, run, transfer).await,
         }
     }

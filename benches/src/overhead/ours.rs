@@ -57,6 +57,8 @@ on_pool!(WithDeadlineOnPool, deadline = "10s");
 on_client!(Pipelined, begin = "pipelined");
 on_pool!(PipelinedOnPool, begin = "pipelined");
 on_pool!(EarlyRelease, early_release);
+on_client!(Resolve, unknown_commit = "resolve");
+on_client!(Token, unknown_commit = "token");
 on_pool!(
     Safe,
     begin = "pipelined",

@@ -37,7 +37,12 @@ pub(crate) enum Variant {
     TwoFlights,
     /// `#[transactional]` on deadpool with `early_release`
     EarlyRelease,
-    /// ... pipelined, serializable, with a deadline, both timeouts and `unknown_commit = "token"`
+    /// `#[transactional]` on a client with `unknown_commit = "resolve"`
+    Resolve,
+    /// `#[transactional]` on a client with `unknown_commit = "token"`
+    Token,
+    /// `#[transactional]` on deadpool with `begin = "pipelined"`, serializable, with a deadline, both timeouts and
+    /// `unknown_commit = "token"`
     PipelinedSafe,
 }
 
@@ -61,6 +66,8 @@ impl Variant {
             Self::Raw => on_clients(cluster, sessions, by_hand::Raw).await?,
             Self::Backon => on_clients(cluster, sessions, by_hand::Backon).await?,
             Self::Ours => on_clients(cluster, sessions, ours::OnClient).await?,
+            Self::Resolve => on_clients(cluster, sessions, ours::Resolve).await?,
+            Self::Token => on_clients(cluster, sessions, ours::Token).await?,
             Self::Deadline => on_clients(cluster, sessions, ours::WithDeadline).await?,
             Self::Pipelined => on_clients(cluster, sessions, ours::Pipelined).await?,
             Self::TwoFlights => on_clients(cluster, sessions, ours::TwoFlights).await?,
