@@ -237,11 +237,12 @@ async fn fail(
 }
 
 /// Reads the reply, so that the server has acted before the connection ends. Before the reply to `COMMIT`, the reply to
-/// closing a statement may arrive, while the transaction is still open. It is skipped. After `COMMIT`, a flush may follow.
+/// closing a statement may arrive, while the transaction is still open. It is skipped. After `COMMIT`, a message that flushes may
+/// follow.
 async fn reply_to(fault: Fault, message: &[u8], server: &mut (impl AsyncRead + Unpin)) -> io::Result<Vec<u8>> {
     const READY_IN_TRANSACTION: &[u8] = b"Z\0\0\0\x05T";
     const READY: &str = "Z\0\0\0\x05I";
-    let is_flushed = contains(message, "pg_logical_emit_message");
+    let is_flushed = contains(message, "pg_logical_emit_message") && !contains(message, "COMMIT; ");
     let mut reply = Vec::new();
     let mut buffer = vec![0; 16 * 1024];
     loop {

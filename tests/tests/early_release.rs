@@ -201,23 +201,34 @@ async fn a_deadline_before_the_flush_leaves_the_outcome_unknown() {
 /// The flush is refused, because the role loses the right to call its function while the body runs.
 #[tokio::test]
 async fn a_flush_that_fails_leaves_the_outcome_unknown() {
-    #[transactional(early_release)]
-    async fn loses_the_right(tx: &mut Transaction<'_>, id: i64, admin: &Client) -> Result<(), Error> {
+    async fn lose_the_right(tx: &mut Transaction<'_>, id: i64, admin: &Client) -> Result<(), Error> {
         tx.execute("INSERT INTO ledger VALUES ($1)", &[&id]).await?;
-        revoke(admin).await;
-        Ok(())
-    }
-    async fn revoke(admin: &Client) {
         let sql = "REVOKE EXECUTE ON FUNCTION pg_logical_emit_message(boolean, text, text) FROM PUBLIC";
         admin.batch_execute(sql).await.unwrap();
+        Ok(())
+    }
+    #[transactional(early_release)]
+    async fn loses_the_right(tx: &mut Transaction<'_>, id: i64, admin: &Client) -> Result<(), Error> {
+        lose_the_right(tx, id, admin).await
+    }
+    #[transactional(early_release, queue_by = ())]
+    async fn loses_it_queued(tx: &mut Transaction<'_>, id: i64, admin: &Client) -> Result<(), Error> {
+        lose_the_right(tx, id, admin).await
     }
     let fixture = Fixture::new().await;
     let pool = pool(&fixture.config(), 1);
-    let error = loses_the_right(&pool, 1, &fixture.admin).await.unwrap_err();
-    assert!(matches!(error, Error::CommitUnknown { source: Some(_), .. }), "{error:?}");
-    assert_eq!(fixture.times(1).await, 1);
-    assert!(matches!(retried(&pool, 2).await, Err(Error::EarlyReleaseUnsupported(_))));
-    assert_eq!(fixture.times(2).await, 0, "the body has not run");
+    for id in [1, 2] {
+        let grant = "GRANT EXECUTE ON FUNCTION pg_logical_emit_message(boolean, text, text) TO PUBLIC";
+        fixture.admin.batch_execute(grant).await.unwrap();
+        let result = match id {
+            1 => loses_the_right(&pool, id, &fixture.admin).await,
+            _ => loses_it_queued(&pool, id, &fixture.admin).await,
+        };
+        assert!(matches!(result, Err(Error::CommitUnknown { source: Some(_), .. })), "{result:?}");
+        assert_eq!(fixture.times(id).await, 1);
+    }
+    assert!(matches!(retried(&pool, 3).await, Err(Error::EarlyReleaseUnsupported(_))));
+    assert_eq!(fixture.times(3).await, 0, "the body has not run");
 }
 
 #[tokio::test]
@@ -242,18 +253,19 @@ async fn whatever_byte_the_connection_ends_at_nothing_is_lost_or_doubled() {
     let mut ends = [0; 2];
     for (id, (request, reply)) in (1..).zip(requests.chain(replies)) {
         let fault = Fault { text: "COMMIT", request, reply, cut: if id % 2 == 0 { Cut::Close } else { Cut::Reset } };
-        for (id, by) in [(id * 10, "nothing"), (id * 10 + 1, "token"), (id * 10 + 2, "id"), (id * 10 + 3, "sent")] {
+        for (id, by) in (id * 10..).zip(["nothing", "token", "id", "sent", "queue"]) {
             proxy.arm(fault);
             let result = match by {
                 "token" => by_token(&pool, id).await,
                 "sent" => sent_by_token(&pool, id).await,
+                "queue" => queued(&pool, id).await,
                 "id" => resolved(&pool, id).await,
                 _ => early(&pool, id).await,
             };
             assert!(!proxy.is_armed(), "the fault happened");
             match result {
                 Ok(_) => assert_eq!(fixture.times(id).await, 1, "{fault:?} by {by}"),
-                Err(Error::CommitUnknown { .. }) if by == "nothing" => {
+                Err(Error::CommitUnknown { .. }) if matches!(by, "nothing" | "queue") => {
                     ends[usize::try_from(fixture.times(id).await).unwrap()] += 1;
                 }
                 Err(error) => panic!("{fault:?} by {by}: {error:?}"),
@@ -294,18 +306,21 @@ async fn a_call_that_is_dropped_leaves_no_transaction_and_says_how_it_ended() {
 async fn a_call_that_is_dropped_before_its_flush_keeps_its_session_until_then() {
     let fixture = Fixture::new().await;
     let pool = pool(&fixture.config(), 1);
-    let events = Events::capture();
-    fixture.forbid().await;
-    {
-        let mut call = pin!(early(&pool, 1));
-        fixture.until_it_waits(call.as_mut(), 1).await;
+    for is_queued in [false, true] {
+        let events = Events::capture();
+        fixture.forbid().await;
+        if is_queued {
+            fixture.until_it_waits(pin!(queued(&pool, 1)), 1).await;
+        } else {
+            fixture.until_it_waits(pin!(early(&pool, 1)), 1).await;
+        }
+        assert!(timeout(Duration::from_millis(100), pool.get()).await.is_err(), "the session is in use");
+        assert_eq!(events.of("call dropped in commit").len(), 0);
+        fixture.allow().await;
+        assert_eq!(early(&pool, 2).await.unwrap(), 1);
+        let dropped = events.of("call dropped in commit");
+        assert!(dropped.len() == 1 && dropped[0]["outcome"] == "committed", "{events:?}");
     }
-    assert!(timeout(Duration::from_millis(100), pool.get()).await.is_err(), "the session is in use");
-    assert_eq!(events.of("call dropped in commit").len(), 0);
-    fixture.allow().await;
-    assert_eq!(early(&pool, 2).await.unwrap(), 1);
-    let dropped = events.of("call dropped in commit");
-    assert!(dropped.len() == 1 && dropped[0]["outcome"] == "committed", "{events:?}");
 }
 
 #[transactional(early_release)]

@@ -9,7 +9,7 @@ use crate::call::outcome::{AttemptOutcome, Finished};
 use crate::call::retry::RetryCause;
 use crate::classify::{Class, Failure};
 use crate::commit::{flush, identify};
-use crate::driver::{self, CommitReply, DriverError};
+use crate::driver::{self, CommitReply, DriverError, Flush};
 use crate::error::{CommitOutcome, Error, Identity, Key, Phase};
 use crate::events::{AttemptId, Event};
 use crate::policy::{Policy, UnknownCommit};
@@ -201,8 +201,8 @@ impl Transaction<'_> {
     async fn send_commit(&mut self, is_well: bool) -> AttemptOutcome {
         let status = self.context.status;
         let Message { sql, statements_before, identity } = self.commit_message(is_well);
-        let flush = self.context.policy.early_release.then_some(flush::FLUSH);
-        let reply = match CommitReply::send(self.context.client, &sql, flush) {
+        let flush = self.flush();
+        let reply = match CommitReply::send(self.context.client, &sql, statements_before + 1, flush) {
             Ok(reply) => reply,
             // It was not sent, so its outcome is known.
             Err(error) => {
@@ -215,7 +215,7 @@ impl Transaction<'_> {
         match deadline.bound(self.pipeline.during(status.commit(reply))).await {
             Ok((Ok(()), _)) => {
                 // The session is in use until the reply to the flush arrives. The call waits for it, not this.
-                status.set_in_transaction(flush.is_some());
+                status.set_in_transaction(!matches!(flush, Flush::None) && status.is_flush_pending());
                 self.ended = true;
                 AttemptOutcome { identity, ..AttemptOutcome::new(CommitOutcome::Committed) }
             }
@@ -223,6 +223,16 @@ impl Transaction<'_> {
                 Box::pin(self.commit_failed(error, completed >= statements_before, identity)).await
             }
             Err(Expired) => no_reply(self.context.id, self.context.policy, None, identity),
+        }
+    }
+
+    /// The statement that flushes, if locks are released early. Calls that wait for this one can go ahead before its reply.
+    fn flush(&self) -> Flush<'static> {
+        let sql = if self.context.policy.read_only { flush::FLUSH_AFTER_READ } else { flush::FLUSH };
+        match (self.context.policy.early_release, self.context.queued) {
+            (false, _) => Flush::None,
+            (true, false) => Flush::SameMessage(sql),
+            (true, true) => Flush::NextMessage(sql),
         }
     }
 

@@ -190,6 +190,7 @@ impl<'a> Call<'a> {
             pool: self.pool,
             deadline: self.deadline,
             closing: gate.filter(|_| !alone).map(|gate| &gate.closing),
+            queued: self.queue_guards.is_some(),
             after_unknown: self.after_unknown,
             depth: 0,
         };

@@ -61,7 +61,7 @@ impl Call<'_> {
         if matches!(self.source, Kind::Nested(_)) {
             return outcome.error.map_or(Next::Return, Next::Fail);
         }
-        if outcome.is_committed() && self.function().policy.early_release {
+        if outcome.is_committed() && self.function().policy.early_release && self.status.is_flush_pending() {
             // Boxed, because it is rare, and every call's future would otherwise be that much larger.
             outcome = Box::pin(self.wait_for_flush(outcome)).await;
         }

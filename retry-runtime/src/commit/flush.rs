@@ -11,7 +11,10 @@ pub(crate) const RELEASE_EARLY: &str = "; SET LOCAL synchronous_commit = off";
 pub(crate) const CHECK: &str = "; SELECT WHERE CASE WHEN pg_catalog.pg_is_in_recovery() THEN false \
      ELSE pg_catalog.pg_logical_emit_message(false, 'transactional', '') IS NULL END";
 
-/// Waits until everything that was committed before it is durable. A standby shows nothing that is not: it replays what the
-/// primary has flushed.
-pub(crate) const FLUSH: &str = "SELECT CASE WHEN NOT pg_catalog.pg_is_in_recovery() \
+/// Waits until everything that was committed before it is durable.
+pub(crate) const FLUSH: &str = "SELECT pg_catalog.pg_logical_emit_message(true, 'transactional', '')";
+
+/// The same for a transaction that only reads, perhaps on a standby. A standby shows nothing that is not durable: it replays
+/// what the primary has flushed.
+pub(crate) const FLUSH_AFTER_READ: &str = "SELECT CASE WHEN NOT pg_catalog.pg_is_in_recovery() \
      THEN pg_catalog.pg_logical_emit_message(true, 'transactional', '') END";

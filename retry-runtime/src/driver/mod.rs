@@ -10,7 +10,7 @@ mod reply;
 use tokio_postgres::SimpleQueryMessage;
 pub(crate) use tokio_postgres::{Client, Error as DriverError, SimpleQueryRow as Row};
 
-pub(crate) use self::commit_reply::CommitReply;
+pub(crate) use self::commit_reply::{CommitReply, Flush};
 #[cfg(feature = "deadpool")]
 pub(crate) use self::failure::class_of_pool;
 pub use self::failure::classify;

@@ -39,6 +39,8 @@ pub(crate) struct TxContext<'a> {
     pub(crate) deadline: Deadline,
     /// Tells the attempt that its function's calls begin to run one at a time, if it is not yet one of these.
     pub(crate) closing: Option<&'a Notify>,
+    /// Whether calls in queues may wait for this one.
+    pub(crate) queued: bool,
     /// Whether an earlier attempt may be committed.
     pub(crate) after_unknown: bool,
     pub(crate) depth: u32,

@@ -257,6 +257,11 @@ impl AttemptStatus {
         (end, completed)
     }
 
+    /// Whether COMMIT has succeeded, and its flush has no reply yet, or has failed.
+    pub(crate) fn is_flush_pending(&self) -> bool {
+        self.lock().commit.as_ref().is_some_and(CommitReply::is_flush_pending)
+    }
+
     /// Waits for the reply to the flush. If the future is dropped, the reply stays here.
     pub(crate) async fn flush(&self) -> Result<(), DriverError> {
         let end = self.poll_commit(CommitReply::poll_flush).await;
