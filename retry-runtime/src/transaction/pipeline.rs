@@ -4,6 +4,7 @@ use std::collections::VecDeque;
 use std::fmt;
 use std::future::poll_fn;
 use std::pin::Pin;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker, ready};
 
@@ -79,6 +80,8 @@ impl<F: Future> Future for During<'_, F> {
 pub(crate) struct SentStatements<'a> {
     client: &'a Client,
     status: &'a AttemptStatus,
+    /// Whether any may be without a reply. Most attempts send none, and need not lock.
+    is_used: AtomicBool,
     queues: Mutex<Queues<'a>>,
 }
 
@@ -97,7 +100,7 @@ struct Queues<'a> {
 
 impl<'a> SentStatements<'a> {
     pub(crate) fn new(client: &'a Client, status: &'a AttemptStatus) -> Self {
-        Self { client, status, queues: Mutex::default() }
+        Self { client, status, is_used: AtomicBool::new(false), queues: Mutex::default() }
     }
 
     fn lock(&self) -> MutexGuard<'_, Queues<'a>> {
@@ -109,6 +112,7 @@ impl Pipeline for SentStatements<'_> {
     fn send(&self, request: Request, expected: Option<u64>) {
         let exchange = Box::pin(exchange(self.client, self.status, request, expected));
         let mut queues = self.lock();
+        self.is_used.store(true, Ordering::Relaxed);
         queues.held.push_back(exchange);
         queues.delays_commit |= expected.is_some();
         if !self.status.holds_back() {
@@ -117,6 +121,9 @@ impl Pipeline for SentStatements<'_> {
     }
 
     fn poll(&self, cx: &mut Context<'_>) -> Poll<()> {
+        if !self.is_used.load(Ordering::Relaxed) {
+            return Poll::Ready(());
+        }
         let mut queues = self.lock();
         if !queues.held.is_empty() && !self.status.is_begin_pending() {
             queues.leave();
@@ -135,7 +142,7 @@ impl Pipeline for SentStatements<'_> {
     }
 
     fn delays_commit(&self) -> bool {
-        self.lock().delays_commit
+        self.is_used.load(Ordering::Relaxed) && self.lock().delays_commit
     }
 }
 
