@@ -17,6 +17,7 @@ use crate::transaction::status::{AttemptStatus, BlindSpots, StatementGuard};
 
 /// An open transaction (depth 0) or savepoint, by reference.
 #[derive(Clone, Copy)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a fact of its own about the call")]
 pub(crate) struct TxContext<'a> {
     pub(crate) client: &'a Client,
     /// The session behind `client`, if there is one.
