@@ -14,7 +14,15 @@ mod events;
 pub mod guide;
 mod policy;
 mod pool;
+#[cfg(feature = "testing")]
+pub mod testing;
 mod transaction;
+
+#[cfg(all(feature = "testing", not(debug_assertions), not(retry_testing_in_release)))]
+compile_error!(
+    "the feature `testing` of retry-runtime makes transactions fail, and this is a build without debug assertions: enable \
+     it in [dev-dependencies] only, or pass `--cfg retry_testing_in_release` to rustc if the release build is for tests"
+);
 
 /// Runs an async function as a retried PostgreSQL transaction.
 ///

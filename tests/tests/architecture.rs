@@ -11,6 +11,7 @@ const FLOORS: &[&[&str]] = &[
     &["error", "policy", "classify", "backoff", "events"],
     &["driver"],
     &["pool"],
+    &["testing"],
     &["transaction"],
     &["commit"],
     &["call"],

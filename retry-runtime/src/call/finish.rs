@@ -16,6 +16,8 @@ use crate::policy::{Policy, UnknownCommit};
 use crate::transaction::Transaction;
 use crate::transaction::context::SavepointName;
 use crate::transaction::deadline::Expired;
+#[cfg(feature = "testing")]
+use crate::transaction::fault::{self, BeforeCommit};
 use crate::transaction::savepoint;
 
 /// For a transaction that is known not to be aborted. In an aborted one, COMMIT rolls back and reports success.
@@ -201,19 +203,30 @@ impl Transaction<'_> {
     async fn send_commit(&mut self, is_well: bool) -> AttemptOutcome {
         let status = self.context.status;
         let Message { sql, statements_before, identity } = self.commit_message(is_well);
+        #[cfg(feature = "testing")]
+        let (sql, statements_before) = match self.pipeline.during(self.context.fault_before_commit()).await {
+            None => (sql, statements_before),
+            Some(BeforeCommit::Conflict(statement)) => {
+                (fault::add_before_commit(&sql, statement), statements_before + 1)
+            }
+            Some(BeforeCommit::Closed(error)) => return Box::pin(self.commit_not_sent(error)).await,
+            Some(BeforeCommit::NoReply(error)) => {
+                return no_reply(self.context.id, self.context.policy, Some(error), identity);
+            }
+        };
         let flush = self.flush();
         let reply = match CommitReply::send(self.context.client, &sql, statements_before + 1, flush) {
             Ok(reply) => reply,
-            // It was not sent, so its outcome is known.
-            Err(error) => {
-                status.record(driver::failure_of(&error));
-                return Box::pin(self.roll_back(false)).await.in_commit().with_error(Error::from(error));
-            }
+            Err(error) => return Box::pin(self.commit_not_sent(error)).await,
         };
         let deadline = self.context.deadline;
         let deadline = if identity.is_some() { deadline.leaving_time_for_a_lookup() } else { deadline };
         match deadline.bound(self.pipeline.during(status.commit(reply))).await {
             Ok((Ok(()), _)) => {
+                #[cfg(feature = "testing")]
+                if let Some(error) = self.context.fault_after_commit().await {
+                    return no_reply(self.context.id, self.context.policy, Some(error), identity);
+                }
                 // The session is in use until the reply to the flush arrives. The call waits for it, not this.
                 status.set_in_transaction(!matches!(flush, Flush::None) && status.is_flush_pending());
                 self.ended = true;
@@ -224,6 +237,12 @@ impl Transaction<'_> {
             }
             Err(Expired) => no_reply(self.context.id, self.context.policy, None, identity),
         }
+    }
+
+    /// The connection is closed. COMMIT was not sent, so its outcome is known.
+    async fn commit_not_sent(&mut self, error: DriverError) -> AttemptOutcome {
+        self.context.status.record(driver::failure_of(&error));
+        self.roll_back(false).await.in_commit().with_error(Error::from(error))
     }
 
     /// The statement that flushes, if locks are released early. Calls that wait for this one can go ahead before its reply.

@@ -9,6 +9,8 @@ pub(crate) mod body;
 pub(crate) mod callsite;
 mod clock;
 mod deadlock_gate;
+#[cfg(feature = "testing")]
+mod fault;
 pub(crate) mod finish;
 mod interrupt;
 mod next;
@@ -229,6 +231,8 @@ impl<'a> Call<'a> {
             self.status = AttemptStatus::default();
         }
         self.attempt += 1;
+        #[cfg(feature = "testing")]
+        self.plan_faults();
         self.spans.begin_attempt(self.attempt);
         if self.must_run_alone() || self.queue_guards.is_some() {
             // Boxed, because it is rare, and every call's future would otherwise be that much larger.

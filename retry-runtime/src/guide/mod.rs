@@ -12,6 +12,7 @@
 //! - [Commit outcomes](unknown_commits): what each result means, and when `COMMIT` gets no reply.
 //! - [Operating](operating): statistics, events, spans and metrics, and what to do about them.
 //! - [Engines](engines): PostgreSQL, PgBouncer, Citus, CockroachDB, YugabyteDB, Aurora DSQL.
+//! - [Testing retries](testing): tests in which every function is retried.
 //! - [Fewer surprises](review): a checklist for reviewers.
 //! - [Comparison](comparison): beside a hand-written loop and other libraries.
 //! - [Limits](limits): what does not work.
@@ -39,6 +40,7 @@ pages! {
     unknown_commits: "../../docs/unknown-commits.md";
     operating: "../../docs/operating.md";
     engines: "../../docs/engines.md";
+    testing: "../../docs/testing.md";
     review: "../../docs/review.md";
     comparison: "../../docs/comparison.md";
     limits: "../../docs/limits.md";

@@ -3,6 +3,8 @@
 mod begin_reply;
 pub(crate) mod context;
 pub(crate) mod deadline;
+#[cfg(feature = "testing")]
+pub(crate) mod fault;
 pub(crate) mod forbidden;
 pub(crate) mod generic_client;
 pub(crate) mod hooks;

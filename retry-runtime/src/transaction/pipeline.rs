@@ -12,6 +12,8 @@ use pin_project_lite::pin_project;
 use tokio_postgres::Client;
 
 use crate::error::Error;
+#[cfg(feature = "testing")]
+use crate::transaction::fault::Replaceable;
 use crate::transaction::request::Request;
 use crate::transaction::status::{AttemptStatus, BlindSpots};
 
@@ -159,7 +161,11 @@ impl Queues<'_> {
 async fn exchange(client: &Client, status: &AttemptStatus, request: Request, expected: Option<u64>) {
     let blind_spots = BlindSpots { command: !request.has_params(), ..BlindSpots::default() };
     let mut statement = status.send(blind_spots);
-    match request.execute(client).await {
+    #[cfg(feature = "testing")]
+    let executed = Replaceable::new(request.execute(client), client, status);
+    #[cfg(not(feature = "testing"))]
+    let executed = request.execute(client);
+    match executed.await {
         Ok(rows) => {
             if rows == 0 {
                 statement.gave_nothing();

@@ -10,9 +10,11 @@ use tokio_postgres::{
 };
 
 use crate::transaction::Transaction;
+#[cfg(feature = "testing")]
+use crate::transaction::fault::Replaceable;
 use crate::transaction::status::BlindSpots;
 use crate::transaction::stream::Watched;
-use crate::transaction::watch::{Watch, done, done_or_nothing, noted, prepared, stream};
+use crate::transaction::watch::{Answered, Watch, done, done_or_nothing, noted, prepared, stream};
 
 pub(crate) type Params<'p> = [&'p (dyn ToSql + Sync)];
 pub(crate) type TypedParams<'p> = [(&'p (dyn ToSql + Sync), Type)];
@@ -216,21 +218,39 @@ impl Transaction<'_> {
     }
 
     /// Watches a statement. Its failure is noted; its success is for the caller to note.
-    fn watch<F>(&self, statement: F) -> Watch<'_, F> {
+    fn watch<T, F>(&self, statement: F) -> impl Future<Output = Result<Answered<'_, T>, Error>>
+    where
+        F: Future<Output = Result<T, Error>>,
+    {
         self.watch_with(BlindSpots::default(), statement)
     }
 
     /// Watches what may be `COMMIT` or `ROLLBACK` if it has no parameters.
-    fn watch_command<F>(&self, params: usize, statement: F) -> Watch<'_, F> {
+    fn watch_command<T, F>(&self, params: usize, statement: F) -> impl Future<Output = Result<Answered<'_, T>, Error>>
+    where
+        F: Future<Output = Result<T, Error>>,
+    {
         self.watch_with(BlindSpots { command: params == 0, ..BlindSpots::default() }, statement)
     }
 
     /// Watches a statement whose columns' types the driver may look up afterwards.
-    fn watch_typed<F>(&self, statement: F) -> Watch<'_, F> {
+    fn watch_typed<T, F>(&self, statement: F) -> impl Future<Output = Result<Answered<'_, T>, Error>>
+    where
+        F: Future<Output = Result<T, Error>>,
+    {
         self.watch_with(BlindSpots { types: true, command: true, ..BlindSpots::default() }, statement)
     }
 
-    fn watch_with<F>(&self, blind_spots: BlindSpots, statement: F) -> Watch<'_, F> {
+    fn watch_with<T, F>(
+        &self,
+        blind_spots: BlindSpots,
+        statement: F,
+    ) -> impl Future<Output = Result<Answered<'_, T>, Error>>
+    where
+        F: Future<Output = Result<T, Error>>,
+    {
+        #[cfg(feature = "testing")]
+        let statement = Replaceable::new(statement, self.context.client, self.context.status);
         Watch::new(statement, self.context.status, blind_spots)
     }
 }

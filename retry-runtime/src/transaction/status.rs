@@ -9,6 +9,8 @@ use std::task::{Context, Poll};
 use crate::classify::Failure;
 use crate::driver::{self, CommitReply, DriverError, Reply, Row};
 use crate::error::Error;
+#[cfg(feature = "testing")]
+use crate::testing::attempt::AttemptFaults;
 use crate::transaction::begin_reply::BeginReply;
 use crate::transaction::hooks::Hooks;
 use crate::transaction::seen::{Recorded, Seen};
@@ -45,6 +47,8 @@ struct Status {
     interrupt: Interrupt,
     /// The reply to COMMIT, while it or its flush is waited for.
     commit: Option<CommitReply>,
+    #[cfg(feature = "testing")]
+    faults: AttemptFaults,
 }
 
 /// What may have ended or aborted the transaction without being seen to.
@@ -152,6 +156,11 @@ impl AttemptStatus {
 
     pub(crate) fn with_hooks<T>(&self, with: impl FnOnce(&mut Hooks) -> T) -> T {
         with(&mut self.lock().hooks)
+    }
+
+    #[cfg(feature = "testing")]
+    pub(crate) fn with_faults<T>(&self, with: impl FnOnce(&mut AttemptFaults) -> T) -> T {
+        with(&mut self.lock().faults)
     }
 
     pub(crate) fn set_in_transaction(&self, in_transaction: bool) {

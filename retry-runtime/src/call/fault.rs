@@ -1,0 +1,21 @@
+//! Gives each attempt the faults that a test plans for it.
+
+use crate::call::Call;
+use crate::testing;
+use crate::testing::attempt::Attempt;
+
+impl Call<'_> {
+    /// An attempt is about to begin.
+    pub(super) fn plan_faults(&mut self) {
+        let function = self.own.as_deref().unwrap_or(&self.callsite.function);
+        let attempt = Attempt {
+            function: function.name,
+            number: self.attempt,
+            policy: &function.policy,
+            is_pooled: self.pool.is_some(),
+            is_savepoint: self.source.is_savepoint(),
+        };
+        let planned = testing::faults_of(&attempt);
+        self.status.with_faults(|faults| *faults = planned);
+    }
+}

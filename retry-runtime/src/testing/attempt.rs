@@ -1,0 +1,84 @@
+//! The faults of one attempt.
+
+use crate::policy::Policy;
+use crate::testing::fault::Fault;
+
+/// An attempt of an outermost call that is about to begin.
+pub(crate) struct Attempt<'a> {
+    pub(crate) function: &'static str,
+    /// 1 for the first.
+    pub(crate) number: u32,
+    pub(crate) policy: &'a Policy,
+    /// Whether the call has a pool. Without one, the connection is the caller's.
+    pub(crate) is_pooled: bool,
+    /// Whether it is a savepoint of a transaction that other code began.
+    pub(crate) is_savepoint: bool,
+}
+
+/// A fault and its place in an attempt.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct PlannedFault {
+    pub(crate) fault: Fault,
+    /// In place of this statement. `None`: just before COMMIT, or at COMMIT.
+    pub(crate) statement: Option<u32>,
+}
+
+/// The faults of an attempt that are still to come.
+#[derive(Debug, Default)]
+pub(crate) struct AttemptFaults {
+    planned: Option<PlannedFault>,
+    /// How many statements have left.
+    statements: u32,
+}
+
+impl AttemptFaults {
+    pub(crate) fn new(planned: Option<PlannedFault>) -> Self {
+        Self { planned, statements: 0 }
+    }
+
+    /// A statement is about to leave: the SQL that fails in its place, if there is a fault.
+    pub(crate) fn instead_of_statement(&mut self) -> Option<&'static str> {
+        self.statements += 1;
+        let now = self.planned.take_if(|planned| planned.statement == Some(self.statements))?;
+        Some(now.fault.sql())
+    }
+
+    /// COMMIT is about to leave.
+    pub(crate) fn before_commit(&mut self) -> Option<Fault> {
+        let is_later = |fault| fault == Fault::CommitUnknown { committed: true };
+        let now = self.planned.take_if(|planned| planned.statement.is_none() && !is_later(planned.fault))?;
+        Some(now.fault)
+    }
+
+    /// COMMIT has succeeded: whether its reply must not have arrived.
+    pub(crate) fn hides_commit(&mut self) -> bool {
+        self.planned.take_if(|planned| planned.fault == Fault::CommitUnknown { committed: true }).is_some()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn faults(fault: Fault, statement: Option<u32>) -> AttemptFaults {
+        AttemptFaults::new(Some(PlannedFault { fault, statement }))
+    }
+
+    #[test]
+    fn a_fault_comes_once_and_at_its_place() {
+        let mut second = faults(Fault::Deadlock, Some(2));
+        assert_eq!(second.instead_of_statement(), None);
+        assert_eq!(second.before_commit(), None);
+        assert_eq!(second.instead_of_statement(), Some(Fault::Deadlock.sql()));
+        assert_eq!(second.instead_of_statement(), None);
+
+        let mut at_commit = faults(Fault::Deadlock, None);
+        assert_eq!(at_commit.instead_of_statement(), None);
+        assert_eq!(at_commit.before_commit(), Some(Fault::Deadlock));
+        assert!(at_commit.before_commit().is_none() && !at_commit.hides_commit());
+
+        let mut after = faults(Fault::CommitUnknown { committed: true }, None);
+        assert_eq!(after.before_commit(), None);
+        assert!(after.hides_commit() && !after.hides_commit());
+    }
+}
