@@ -54,6 +54,13 @@ fn bank() {
     assert_eq!(retry_for, outages / 3, "{printed}");
 }
 
+/// It needs the feature, which a release build of the other examples cannot have.
+#[cfg(feature = "testing")]
+#[test]
+fn faults() {
+    assert_eq!(run("faults", &[]), promise("faults"));
+}
+
 /// It makes the first transfer of `transfer`.
 #[test]
 fn transfer_expanded() {
@@ -65,7 +72,7 @@ fn every_example_is_run_and_listed() {
     let manifest = include_str!("../Cargo.toml");
     let names: Vec<&str> =
         manifest.split("[[example]]\nname = \"").skip(1).filter_map(|rest| rest.split('"').next()).collect();
-    assert_eq!(names.len(), NAMES.len() + 2, "besides `bank` and `transfer_expanded`");
+    assert_eq!(names.len(), NAMES.len() + 3, "besides `bank`, `faults` and `transfer_expanded`");
     for name in names {
         assert!(include_str!("../README.md").contains(&format!("[`{name}`](")), "README.md does not list {name}");
     }
