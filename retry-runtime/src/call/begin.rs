@@ -187,6 +187,8 @@ async fn failed(context: &TxContext<'_>, error: DriverError) -> AttemptOutcome {
 pub(crate) async fn nested<'a>(parent: &Transaction<'a>, inner: &Function) -> Result<Transaction<'a>, AttemptOutcome> {
     let Transaction { context, pipeline, .. } = parent;
     may_nest(context, context.function, inner.name, &inner.policy).await?;
+    #[cfg(feature = "testing")]
+    context.status.with_faults(|faults| faults.nested(inner.name));
     let context = TxContext { depth: context.depth + 1, function: inner.name, span: SpanRef::default(), ..*context };
     savepoint(context, pipeline.clone()).await
 }

@@ -2,6 +2,7 @@
 
 use crate::policy::Policy;
 use crate::testing::fault::Fault;
+use crate::testing::report;
 
 /// An attempt of an outermost call that is about to begin.
 pub(crate) struct Attempt<'a> {
@@ -29,30 +30,45 @@ pub(crate) struct AttemptFaults {
     planned: Option<PlannedFault>,
     /// How many statements have left.
     statements: u32,
+    /// The outermost function, and those that it has called in its transaction.
+    functions: Vec<&'static str>,
 }
 
 impl AttemptFaults {
-    pub(crate) fn new(planned: Option<PlannedFault>) -> Self {
-        Self { planned, statements: 0 }
+    pub(crate) fn new(function: &'static str, planned: Option<PlannedFault>) -> Self {
+        report::record(&[function], None);
+        Self { planned, statements: 0, functions: vec![function] }
+    }
+
+    /// A nested call is about to begin.
+    pub(crate) fn nested(&mut self, function: &'static str) {
+        report::record(&[function], None);
+        self.functions.push(function);
     }
 
     /// A statement is about to leave: the SQL that fails in its place, if there is a fault.
     pub(crate) fn instead_of_statement(&mut self) -> Option<&'static str> {
         self.statements += 1;
-        let now = self.planned.take_if(|planned| planned.statement == Some(self.statements))?;
-        Some(now.fault.sql())
+        let statement = Some(self.statements);
+        self.take_if(|planned| planned.statement == statement).map(Fault::sql)
     }
 
     /// COMMIT is about to leave.
     pub(crate) fn before_commit(&mut self) -> Option<Fault> {
         let is_later = |fault| fault == Fault::CommitUnknown { committed: true };
-        let now = self.planned.take_if(|planned| planned.statement.is_none() && !is_later(planned.fault))?;
-        Some(now.fault)
+        self.take_if(|planned| planned.statement.is_none() && !is_later(planned.fault))
     }
 
     /// COMMIT has succeeded: whether its reply must not have arrived.
     pub(crate) fn hides_commit(&mut self) -> bool {
-        self.planned.take_if(|planned| planned.fault == Fault::CommitUnknown { committed: true }).is_some()
+        self.take_if(|planned| planned.fault == Fault::CommitUnknown { committed: true }).is_some()
+    }
+
+    /// The fault, if it comes now.
+    fn take_if(&mut self, comes: impl FnOnce(&PlannedFault) -> bool) -> Option<Fault> {
+        let fault = self.planned.take_if(|planned| comes(planned))?.fault;
+        report::record(&self.functions, Some(fault));
+        Some(fault)
     }
 }
 
@@ -61,7 +77,7 @@ mod tests {
     use super::*;
 
     fn faults(fault: Fault, statement: Option<u32>) -> AttemptFaults {
-        AttemptFaults::new(Some(PlannedFault { fault, statement }))
+        AttemptFaults::new("f", Some(PlannedFault { fault, statement }))
     }
 
     #[test]

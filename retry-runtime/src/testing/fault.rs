@@ -38,6 +38,18 @@ macro_rules! raise {
 }
 
 impl Fault {
+    /// Its name in reports.
+    pub(crate) fn as_str(self) -> &'static str {
+        match self {
+            Self::SerializationFailure => "serialization failure",
+            Self::Deadlock => "deadlock",
+            Self::LockTimeout => "lock timeout",
+            Self::ConnectionClosed => "connection closed",
+            Self::CommitUnknown { committed: true } => "commit unknown, committed",
+            Self::CommitUnknown { committed: false } => "commit unknown, not committed",
+        }
+    }
+
     /// What the server fails at.
     pub(crate) fn sql(self) -> &'static str {
         match self {

@@ -30,9 +30,11 @@ pub(crate) mod attempt;
 mod environment;
 pub(crate) mod fault;
 mod plan;
+mod report;
 
 pub use self::fault::Fault;
 pub use self::plan::Plan;
+pub use self::report::{Report, report};
 use crate::testing::attempt::{Attempt, AttemptFaults};
 
 tokio::task_local! {
@@ -89,5 +91,5 @@ pub(crate) fn faults_of(attempt: &Attempt<'_>) -> AttemptFaults {
         Ok(planned) => planned,
         Err(_) => environment::fault_of(attempt),
     };
-    AttemptFaults::new(planned)
+    AttemptFaults::new(attempt.function, planned)
 }

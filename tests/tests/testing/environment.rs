@@ -1,5 +1,7 @@
 //! `RETRY_FAULTS`: the suite runs in a process with the variable.
 
+use std::fs;
+use std::path::Path;
 use std::process::Command;
 
 use retry_tests::Database;
@@ -21,11 +23,16 @@ fn url(db: &Database) -> String {
 /// Runs a test of the suite with `RETRY_FAULTS`. Returns whether it passed, in which attempts its calls ended, and what it
 /// printed.
 async fn run(test: &str, faults: &str) -> (bool, Vec<u32>, String) {
+    run_with_report(test, faults, None).await
+}
+
+async fn run_with_report(test: &str, faults: &str, report: Option<&Path>) -> (bool, Vec<u32>, String) {
     let db = Database::create().await;
     let output = Command::new(std::env::current_exe().unwrap())
         .args(["--exact", &format!("suite::{test}"), "--nocapture"])
         .env("RETRY_FAULTS", faults)
         .env("DATABASE_URL", url(&db))
+        .env("RETRY_FAULTS_REPORT", report.unwrap_or(Path::new("")))
         .output()
         .unwrap();
     let printed = String::from_utf8(output.stdout).unwrap();
@@ -84,4 +91,33 @@ async fn a_seed_replays() {
 #[tokio::test]
 async fn an_unknown_value_is_refused() {
     assert_fails("transfers_are_made", "conflict", "RETRY_FAULTS=\"conflict\": expected conflict-once").await;
+}
+
+#[tokio::test]
+async fn processes_share_a_report() {
+    let folder = tempfile::tempdir().unwrap();
+    let folder = folder.path().join("report");
+    let (passed, _, printed) =
+        run_with_report("a_transfer_without_retries_is_made", "conflict-once", Some(&folder)).await;
+    assert!(passed, "{printed}");
+    let read = |name| fs::read_to_string(folder.join(name)).unwrap();
+    let without_faults = "without faults: testing::suite::transfer, testing::suite::transfer_once\n";
+    assert!(read("report.txt").ends_with(without_faults), "{}", read("report.txt"));
+    for (test, faults) in
+        [("a_transfer_with_a_token_is_made", "conflict-once"), ("a_transfer_with_a_token_is_made", "commit-lost-once")]
+    {
+        let (passed, _, printed) = run_with_report(test, faults, Some(&folder)).await;
+        assert!(passed, "{printed}");
+    }
+    let all = ["commit unknown, committed", "commit unknown, not committed", "serialization failure"];
+    let json: serde_json::Value = serde_json::from_str(&read("report.json")).unwrap();
+    // A nested call meets the faults of the outermost one.
+    let functions = serde_json::json!({
+        "testing::suite::transfer": all,
+        "testing::suite::transfer_once": [],
+        "testing::suite::transfer_with_token": all,
+    });
+    assert_eq!(json, functions);
+    assert!(read("report.txt").ends_with("without faults: testing::suite::transfer_once\n"), "{}", read("report.txt"));
+    assert_eq!(read("facts.jsonl").lines().count(), 12, "each process adds each fact once: {}", read("facts.jsonl"));
 }

@@ -5,7 +5,7 @@ mod environment;
 mod suite;
 
 use deadpool_postgres::Pool;
-use retry_runtime::testing::{Fault, Plan, inherit, with_faults, without_faults};
+use retry_runtime::testing::{Fault, Plan, inherit, report, with_faults, without_faults};
 use retry_runtime::{Error, Source, Transaction, install, transactional};
 use retry_tests::Database;
 use retry_tests::events::{Events, Fields};
@@ -248,4 +248,20 @@ async fn a_spawned_task_inherits_the_plan_only_if_it_asks() {
     assert_eq!(with_faults(Plan::new(Fault::Deadlock), spawned).await, (1, 2));
     assert_eq!(tokio::spawn(inherit(call())).await.unwrap(), 1);
     assert_eq!(with_faults(Plan::new(Fault::Deadlock), without_faults(call())).await, 1);
+}
+
+#[transactional]
+async fn reported(tx: &mut Transaction<'_>) -> Result<u32, Error> {
+    write(&mut *tx).await
+}
+
+#[tokio::test]
+async fn a_report_says_which_faults_a_function_has_met() {
+    let f = Fixture::new().await;
+    reported(&f.pool).await.unwrap();
+    assert!(report().without_faults().any(|function| function == "testing::reported"));
+    with_faults(Plan::new(Fault::LockTimeout).before_statement(2), reported(&f.pool)).await.unwrap();
+    with_faults(Plan::new(Fault::Deadlock).before_statement(9), reported(&f.pool)).await.unwrap();
+    assert!(report().without_faults().all(|function| function != "testing::reported"));
+    assert!(report().to_json().contains(r#""testing::reported":["lock timeout"]"#), "{}", report());
 }
