@@ -1,8 +1,8 @@
 //! Gives each attempt the faults that a test plans for it.
 
 use crate::call::Call;
-use crate::testing;
 use crate::testing::attempt::Attempt;
+use crate::testing::scope;
 
 impl Call<'_> {
     /// An attempt is about to begin.
@@ -15,7 +15,7 @@ impl Call<'_> {
             is_pooled: self.pool.is_some(),
             is_savepoint: self.source.is_savepoint(),
         };
-        let planned = testing::faults_of(&attempt);
+        let planned = scope::faults_of(&attempt);
         self.status.with_faults(|faults| *faults = planned);
     }
 }

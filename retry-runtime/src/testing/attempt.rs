@@ -1,5 +1,8 @@
 //! The faults of one attempt.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
 use crate::policy::Policy;
 use crate::testing::fault::Fault;
 use crate::testing::report;
@@ -32,12 +35,14 @@ pub(crate) struct AttemptFaults {
     statements: u32,
     /// The outermost function, and those that it has called in its transaction.
     functions: Vec<&'static str>,
+    /// Set if a fault comes.
+    hit: Option<Arc<AtomicBool>>,
 }
 
 impl AttemptFaults {
-    pub(crate) fn new(function: &'static str, planned: Option<PlannedFault>) -> Self {
+    pub(crate) fn new(function: &'static str, planned: Option<PlannedFault>, hit: Option<Arc<AtomicBool>>) -> Self {
         report::record(&[function], None);
-        Self { planned, statements: 0, functions: vec![function] }
+        Self { planned, statements: 0, functions: vec![function], hit }
     }
 
     /// A nested call is about to begin.
@@ -68,6 +73,9 @@ impl AttemptFaults {
     fn take_if(&mut self, comes: impl FnOnce(&PlannedFault) -> bool) -> Option<Fault> {
         let fault = self.planned.take_if(|planned| comes(planned))?.fault;
         report::record(&self.functions, Some(fault));
+        if let Some(hit) = &self.hit {
+            hit.store(true, Ordering::Relaxed);
+        }
         Some(fault)
     }
 }
@@ -77,7 +85,7 @@ mod tests {
     use super::*;
 
     fn faults(fault: Fault, statement: Option<u32>) -> AttemptFaults {
-        AttemptFaults::new("f", Some(PlannedFault { fault, statement }))
+        AttemptFaults::new("f", Some(PlannedFault { fault, statement }), None)
     }
 
     #[test]

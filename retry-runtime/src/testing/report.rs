@@ -42,7 +42,7 @@ impl Report {
     /// ```
     #[must_use]
     pub fn to_json(&self) -> String {
-        serde_json::to_string(&self.0).expect("names are texts")
+        serde_json::json!(self.0).to_string()
     }
 
     /// Whether it is new.
@@ -57,8 +57,10 @@ impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let columns: BTreeSet<&String> = self.0.values().flatten().collect();
         let width = self.0.keys().map(|function| function.chars().count()).max().unwrap_or_default();
-        let mut header = format!("{:width$}", "");
-        columns.iter().for_each(|fault| _ = write!(header, "  {fault}"));
+        let mut header = " ".repeat(width);
+        for fault in &columns {
+            write!(header, "  {fault}")?;
+        }
         writeln!(f, "{}", header.trim_end())?;
         for (function, faults) in &self.0 {
             let mut line = format!("{function:width$}");

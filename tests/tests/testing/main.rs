@@ -2,6 +2,7 @@
 #![allow(missing_docs)]
 
 mod environment;
+mod safe;
 mod suite;
 
 use deadpool_postgres::Pool;

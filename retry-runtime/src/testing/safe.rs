@@ -1,0 +1,184 @@
+//! Checks that a function survives every fault.
+
+use std::fmt::Debug;
+use std::future::poll_fn;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::task::Poll;
+
+use crate::pool::Pool;
+use crate::testing::fault::Fault;
+use crate::testing::plan::Plan;
+use crate::testing::scope::{observe_faults, without_faults};
+use crate::testing::tables::{Contents, Tables};
+
+/// More statements or polls than this are not tried.
+const MAX_PLACES: u32 = 200;
+
+/// Panics unless `call` has the same effects with each fault as without one.
+///
+/// The call runs twice without a fault. Then it runs with each fault, before `COMMIT` and in the place of each statement, and
+/// is dropped after each of its polls. Before each run, the rows of `tables` are restored. After it, they are compared, and
+/// so is the value that the call returned. A call that was dropped, or that returned an error although no conflict was the
+/// fault, must have done all or nothing.
+///
+/// Return what else the call does, such as the number of mails:
+///
+/// ```
+/// use std::sync::atomic::{AtomicU32, Ordering};
+///
+/// use retry_runtime::testing::assert_retry_safe;
+/// # use retry_runtime::{Error, Pool, Transaction, transactional};
+/// # #[transactional]
+/// # async fn place_order(tx: &mut Transaction<'_>, id: i64, mails: &AtomicU32) -> Result<(), Error> {
+/// #     Ok(())
+/// # }
+///
+/// async fn orders_are_safe(pool: &impl Pool) {
+///     assert_retry_safe(pool, &["customers", "orders"], || async {
+///         let mails = AtomicU32::new(0);
+///         place_order(pool, 1, &mails).await?;
+///         Ok::<_, Error>(mails.into_inner())
+///     })
+///     .await;
+/// }
+/// ```
+///
+/// The rows of a table are removed in the reverse order of `tables`, and restored in their order: write a table that others
+/// refer to first. Triggers run. Columns filled from sequences are not compared, because a rollback does not undo these, and
+/// neither are columns that differ between the two runs without a fault, such as times. Other tests must not use the tables
+/// at the same time.
+///
+/// # Panics
+/// With a sentence that names the fault and the difference. Also if the call returns an error without a fault, or if the
+/// tables cannot be read and written.
+pub async fn assert_retry_safe<T, E, F>(pool: &impl Pool, tables: &[&str], mut call: impl FnMut() -> F)
+where
+    T: PartialEq + Debug,
+    E: Debug,
+    F: Future<Output = Result<T, E>>,
+{
+    let tables = Tables::save(pool, tables).await;
+    let before = tables.read().await;
+    let (value, after) = {
+        let (value, first) = quiet(&tables, call()).await;
+        tables.restore().await;
+        let (again, second) = quiet(&tables, call()).await;
+        tables.restore().await;
+        assert!(
+            value == again,
+            "without a fault the call returned {value:?}, and then {again:?}: return a value that stays the same"
+        );
+        (value, first.without_varying(&second))
+    };
+    let expected = Expected { value, before, after };
+
+    for fault in FAULTS {
+        let is_of_commit = matches!(fault, Fault::CommitUnknown { .. });
+        let last = if is_of_commit { 0 } else { MAX_PLACES };
+        // 0 stands for COMMIT.
+        for statement in 0..=last {
+            let plan = Plan::new(fault);
+            let plan = if statement == 0 { plan } else { plan.before_statement(statement) };
+            let place = match statement {
+                _ if is_of_commit => String::new(),
+                0 => String::from(" before COMMIT"),
+                _ => format!(" in place of statement {statement}"),
+            };
+            let hit = Arc::new(AtomicBool::new(false));
+            let result = observe_faults(plan, hit.clone(), call()).await;
+            let found = tables.read().await;
+            tables.restore().await;
+            if !hit.load(Ordering::Relaxed) && statement > 0 {
+                break;
+            }
+            let disturbance = format!("after a fault ({}{place})", fault.as_str());
+            expected.compare(&disturbance, result, &found, Some(fault));
+        }
+    }
+    for polls in 1..=MAX_PLACES {
+        let result = without_faults(drop_after(polls, call())).await;
+        let found = tables.read().await;
+        tables.restore().await;
+        if result.is_some() {
+            return;
+        }
+        expected.all_or_nothing(&format!("after a drop at poll {polls}"), &found);
+    }
+}
+
+const FAULTS: [Fault; 6] = [
+    Fault::SerializationFailure,
+    Fault::Deadlock,
+    Fault::LockTimeout,
+    Fault::ConnectionClosed,
+    Fault::CommitUnknown { committed: false },
+    Fault::CommitUnknown { committed: true },
+];
+
+/// A run without a fault.
+async fn quiet<T, E: Debug>(tables: &Tables<'_>, call: impl Future<Output = Result<T, E>>) -> (T, Contents) {
+    let value = without_faults(call).await.unwrap_or_else(|error| panic!("without a fault the call failed: {error:?}"));
+    (value, tables.read().await)
+}
+
+/// Polls a future up to `polls` times, and drops it.
+async fn drop_after<F: Future>(polls: u32, future: F) -> Option<F::Output> {
+    let mut future = Box::pin(future);
+    let mut left = polls;
+    poll_fn(|cx| {
+        left -= 1;
+        match future.as_mut().poll(cx) {
+            Poll::Ready(output) => Poll::Ready(Some(output)),
+            Poll::Pending if left == 0 => Poll::Ready(None),
+            Poll::Pending => Poll::Pending,
+        }
+    })
+    .await
+}
+
+/// What a run without a fault returned, and the rows before and after it.
+struct Expected<T> {
+    value: T,
+    before: Contents,
+    after: Contents,
+}
+
+impl<T: PartialEq + Debug> Expected<T> {
+    fn compare<E: Debug>(&self, disturbance: &str, result: Result<T, E>, found: &Contents, fault: Option<Fault>) {
+        let is_conflict = matches!(fault, Some(Fault::SerializationFailure | Fault::Deadlock | Fault::LockTimeout));
+        match result {
+            Ok(value) => {
+                if let Some(difference) = self.after.difference(found) {
+                    let cure = match fault {
+                        Some(Fault::CommitUnknown { .. }) => {
+                            "the body was applied twice: use `unknown_commit = \"token\"` or `\"resolve\"`, or make it \
+                             idempotent"
+                        }
+                        _ => "the body depends on what an earlier attempt has left outside of the transaction",
+                    };
+                    panic!("not safe to retry: {disturbance}, {difference}; {cure}");
+                }
+                assert!(
+                    value == self.value,
+                    "not safe to retry: {disturbance}, the call returned {value:?} instead of {:?}; what a body does \
+                     outside of its transaction happens in each attempt: defer it with `on_commit`, or return it",
+                    self.value
+                );
+            }
+            Err(error) if is_conflict => {
+                panic!("not retried: {disturbance}, the call failed: {error:?}; see `deadlock_retries`");
+            }
+            Err(_) => self.all_or_nothing(disturbance, found),
+        }
+    }
+
+    fn all_or_nothing(&self, disturbance: &str, found: &Contents) {
+        if let (Some(from_before), Some(from_after)) = (self.before.difference(found), self.after.difference(found)) {
+            panic!(
+                "neither all nor nothing: {disturbance}, {from_after} (and compared with before the call, \
+                 {from_before}); make one transaction of the call"
+            );
+        }
+    }
+}
