@@ -1,47 +1,58 @@
-//! Functions that do not survive a retry, found by tests with faults, and the mended functions.
+//! Functions that do not survive a retry, found by `assert_retry_safe`, and the mended functions.
 //!
-//! Each function below passes a test in which its first attempt commits. `with_faults` makes that attempt fail on the
-//! server, and what the attempt did outside of its transaction stays. To check a whole test suite as it is, run it with
-//! `RETRY_FAULTS=conflict-once` and with `RETRY_FAULTS=commit-lost-once`. Run this example with `--features testing`.
+//! Each faulty function passes a test in which its first attempt commits. `assert_retry_safe` makes attempts fail on the
+//! server, and panics if a retry has other effects than a first attempt. In a test, call it without `check`. To run a whole
+//! test suite with faults as it is, set `RETRY_FAULTS=conflict-once` or `RETRY_FAULTS=commit-lost-once`.
 //!
-//! Prints:
+//! Prints, with `--features testing`:
 //!
 //! ```text
-//! mail sent in the body: 1 without a fault, 2 after a conflict; with on_commit: 1 and 1
-//! static counter: 1 without a fault, 2 after a conflict; with on_commit: 1 and 1
-//! allow_mut: 1 without a fault, 2 after a conflict; with a returned value: 1 and 1
-//! unknown_commit = "retry": 1 without a fault, 2 after a COMMIT without a reply; with "token": 1 and 1
+//! a mail sent in the body: not safe to retry: after a fault (serialization failure before COMMIT), the call returned 2 instead of 1
+//! what a body does outside of its transaction happens in each attempt: defer it with `on_commit`, or return it
+//! a mail sent by on_commit: safe
+//! a static counter: not safe to retry: after a fault (serialization failure before COMMIT), the call returned 2 instead of 1
+//! what a body does outside of its transaction happens in each attempt: defer it with `on_commit`, or return it
+//! a static counter in on_commit: safe
+//! allow_mut: not safe to retry: after a fault (serialization failure before COMMIT), the call returned 2 instead of 1
+//! what a body does outside of its transaction happens in each attempt: defer it with `on_commit`, or return it
+//! a returned value: safe
+//! unknown_commit = "retry": not safe to retry: after a fault (commit unknown, committed), table payments has 2 rows instead of 1
+//! the body was applied twice: use `unknown_commit = "token"` or `"resolve"`, or make it idempotent
+//! unknown_commit = "token": safe
 //! ```
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use deadpool_postgres::Pool;
-use retry_runtime::testing::{Fault, Plan, with_faults};
+use retry_runtime::testing::assert_retry_safe;
 use retry_runtime::{Error, Transaction, install, transactional};
 use retry_tests::Database;
 
 const INSERT: &str = "INSERT INTO payments DEFAULT VALUES";
 
+static PAYMENTS: AtomicU64 = AtomicU64::new(0);
+
 fn add(count: &AtomicU64) {
     count.fetch_add(1, Ordering::Relaxed);
 }
 
-type Mails = std::sync::Arc<AtomicU64>; // stands for a mail server: how many were sent
+fn take(count: &AtomicU64) -> u64 {
+    count.swap(0, Ordering::Relaxed)
+}
 
 #[transactional]
-async fn mail_in_body(tx: &mut Transaction<'_>, mails: &Mails) -> Result<u64, Error> {
-    add(mails); // sent, even if the attempt is rolled back
+async fn mail_in_body(tx: &mut Transaction<'_>, mails: &AtomicU64) -> Result<u64, Error> {
+    add(mails); // stands for SMTP: sent, even if the attempt is rolled back
     Ok(tx.execute(INSERT, &[]).await?)
 }
 
 #[transactional]
-async fn mail_after_commit(tx: &mut Transaction<'_>, mails: &Mails) -> Result<u64, Error> {
+async fn mail_after_commit(tx: &mut Transaction<'_>, mails: &Arc<AtomicU64>) -> Result<u64, Error> {
     let mails = mails.clone();
     tx.on_commit(async move { add(&mails) });
     Ok(tx.execute(INSERT, &[]).await?)
 }
-
-static PAYMENTS: AtomicU64 = AtomicU64::new(0);
 
 #[transactional]
 async fn counted(tx: &mut Transaction<'_>) -> Result<u64, Error> {
@@ -56,9 +67,9 @@ async fn counted_after_commit(tx: &mut Transaction<'_>) -> Result<u64, Error> {
 }
 
 #[transactional(allow_mut)]
-async fn add_rows(tx: &mut Transaction<'_>, rows: &mut u64) -> Result<(), Error> {
+async fn add_rows(tx: &mut Transaction<'_>, rows: &mut u64) -> Result<u64, Error> {
     *rows += tx.execute(INSERT, &[]).await?; // an attempt that is rolled back leaves its rows in the sum
-    Ok(())
+    Ok(*rows)
 }
 
 #[transactional(unknown_commit = "retry")] // for bodies that may be applied twice, and this one may not
@@ -68,50 +79,41 @@ async fn paid_twice(tx: &mut Transaction<'_>) -> Result<u64, Error> {
 
 #[transactional(unknown_commit = "token")]
 async fn paid_once(tx: &mut Transaction<'_>) -> Result<u64, Error> {
-    Ok(tx.execute(INSERT, &[]).await?) // for the caller to add
+    Ok(tx.execute(INSERT, &[]).await?)
 }
 
-/// What each of the functions leaves behind.
-async fn observe(pool: &Pool, db: &Database) -> Result<[u64; 8], Error> {
-    let (in_body, after_commit, mut added) = (Mails::default(), Mails::default(), 0);
-    mail_in_body(pool, &in_body).await?;
-    mail_after_commit(pool, &after_commit).await?;
-    counted(pool).await?;
-    let counted = PAYMENTS.swap(0, Ordering::Relaxed);
-    counted_after_commit(pool).await?;
-    add_rows(pool, &mut added).await?;
-    let client = db.client().await;
-    let rows = || client.execute("DELETE FROM payments", &[]);
-    rows().await?;
-    paid_twice(pool).await?;
-    let twice = rows().await?;
-    let returned = paid_once(pool).await?;
-    let once = rows().await?;
-    let [in_body, after_commit] = [in_body, after_commit].map(|mails| mails.load(Ordering::Relaxed));
-    Ok([in_body, after_commit, counted, PAYMENTS.swap(0, Ordering::Relaxed), added, returned, twice, once])
+/// Prints whether a call is safe to retry. The call returns what it counts.
+async fn check<F>(name: &str, pool: &Pool, call: impl Fn(Pool) -> F + Send + Sync + 'static)
+where
+    F: Future<Output = Result<u64, Error>> + Send,
+{
+    let pool = pool.clone();
+    let check = async move { assert_retry_safe(&pool, &["payments"], || call(pool.clone())).await };
+    let panic = tokio::spawn(check).await.map_err(tokio::task::JoinError::into_panic);
+    let found = panic.map_err(|panic| panic.downcast_ref().cloned().unwrap_or_else(String::new));
+    println!("{name}: {}", found.map_or_else(|found| found.replace("; ", "\n"), |()| "safe".to_owned()));
 }
 
 #[tokio::main]
 async fn main() -> Result<(), Error> {
+    std::panic::set_hook(Box::new(|_| {})); // `check` prints the panics
     let db = Database::create().await;
     db.setup("CREATE TABLE payments (id bigint GENERATED ALWAYS AS IDENTITY)").await;
     install(&db.client().await).await?;
-    let pool = db.pool(2);
-    let quiet = observe(&pool, &db).await?;
-    let conflict = with_faults(Plan::new(Fault::SerializationFailure), observe(&pool, &db)).await?;
-    let no_reply = Plan::new(Fault::CommitUnknown { committed: true }).of(&["paid_twice", "paid_once"]);
-    let no_reply = with_faults(no_reply, observe(&pool, &db)).await?;
-    let rows = [
-        ("mail sent in the body", "a conflict", "on_commit", conflict),
-        ("static counter", "a conflict", "on_commit", conflict),
-        ("allow_mut", "a conflict", "a returned value", conflict),
-        ("unknown_commit = \"retry\"", "a COMMIT without a reply", "\"token\"", no_reply),
-    ];
-    for (row, (function, fault, cure, found)) in rows.into_iter().enumerate() {
-        let [[quiet, found], [mended, mended_found]] = [2 * row, 2 * row + 1].map(|index| [quiet[index], found[index]]);
-        println!(
-            "{function}: {quiet} without a fault, {found} after {fault}; with {cure}: {mended} and {mended_found}"
-        );
-    }
+    let pool = &db.pool(2);
+    check("a mail sent in the body", pool, |pool| async move {
+        let mails = AtomicU64::new(0);
+        mail_in_body(&pool, &mails).await.map(|_| take(&mails))
+    })
+    .await;
+    let mail_after_commit = |pool, mails| async move { mail_after_commit(&pool, &mails).await.map(|_| take(&mails)) };
+    check("a mail sent by on_commit", pool, move |pool| mail_after_commit(pool, Arc::default())).await;
+    check("a static counter", pool, |pool| async move { counted(&pool).await.map(|_| take(&PAYMENTS)) }).await;
+    let counted = |pool| async move { counted_after_commit(&pool).await.map(|_| take(&PAYMENTS)) };
+    check("a static counter in on_commit", pool, counted).await;
+    check("allow_mut", pool, |pool| async move { add_rows(&pool, &mut 0).await }).await;
+    check("a returned value", pool, |pool| async move { paid_once(&pool).await }).await;
+    check("unknown_commit = \"retry\"", pool, |pool| async move { paid_twice(&pool).await }).await;
+    check("unknown_commit = \"token\"", pool, |pool| async move { paid_once(&pool).await }).await;
     Ok(())
 }

@@ -45,9 +45,8 @@ const MAX_PLACES: u32 = 200;
 /// ```
 ///
 /// The rows of a table are removed in the reverse order of `tables`, and restored in their order: write a table that others
-/// refer to first. Triggers run. Columns filled from sequences are not compared, because a rollback does not undo these, and
-/// neither are columns that differ between the two runs without a fault, such as times. Other tests must not use the tables
-/// at the same time.
+/// refer to first. Triggers run. Columns that differ between the two runs without a fault are not compared, such as times and
+/// numbers of sequences. Other tests must not use the tables at the same time.
 ///
 /// # Panics
 /// With a sentence that names the fault and the difference. Also if the call returns an error without a fault, or if the

@@ -13,10 +13,8 @@ pub(super) struct Tables<'a> {
 
 struct Table {
     name: String,
-    /// All columns that can be written, as SQL.
-    stored: String,
-    /// Those whose values a rollback does not change: no numbers of sequences.
-    compared: Vec<String>,
+    /// The columns that can be written, quoted.
+    columns: Vec<String>,
     /// As JSON.
     rows: String,
 }
@@ -41,16 +39,13 @@ impl<'a> Tables<'a> {
         for name in names {
             let literal = name.replace('\'', "''");
             let columns = format!(
-                "SELECT coalesce(string_agg(quote_ident(attname), ', ' ORDER BY attnum), ''),
-                     coalesce(string_agg(quote_ident(attname), ', ' ORDER BY attnum) FILTER (
-                         WHERE attidentity = '' AND coalesce(pg_get_expr(adbin, adrelid), '') NOT LIKE 'nextval(%'), '')
-                 FROM pg_attribute LEFT JOIN pg_attrdef ON adrelid = attrelid AND adnum = attnum
+                "SELECT coalesce(string_agg(quote_ident(attname), E'\\n' ORDER BY attnum), '') FROM pg_attribute
                  WHERE attrelid = '{literal}'::regclass AND attnum > 0 AND NOT attisdropped AND attgenerated = ''"
             );
-            let [stored, compared] = ask(&*session, &columns).await;
-            let [rows] = ask(&*session, &format!("SELECT coalesce(json_agg(t), '[]') FROM {name} AS t")).await;
-            let compared = compared.split(", ").filter(|column| !column.is_empty()).map(str::to_owned).collect();
-            tables.push(Table { name: (*name).to_owned(), stored, compared, rows });
+            let columns = ask(&*session, &columns).await;
+            let rows = ask(&*session, &format!("SELECT coalesce(json_agg(t), '[]') FROM {name} AS t")).await;
+            let columns = columns.lines().map(str::to_owned).collect();
+            tables.push(Table { name: (*name).to_owned(), columns, rows });
         }
         Self { pool, tables }
     }
@@ -61,11 +56,12 @@ impl<'a> Tables<'a> {
         for Table { name, .. } in self.tables.iter().rev() {
             let _ = write!(sql, "DELETE FROM {name}; ");
         }
-        for Table { name, stored, rows, .. } in &self.tables {
+        for Table { name, columns, rows } in &self.tables {
+            let columns = columns.join(", ");
             let _ = write!(
                 sql,
-                "INSERT INTO {name} ({stored}) OVERRIDING SYSTEM VALUE
-                 SELECT {stored} FROM json_populate_recordset(NULL::{name}, $retry_rows${rows}$retry_rows$); "
+                "INSERT INTO {name} ({columns}) OVERRIDING SYSTEM VALUE
+                 SELECT {columns} FROM json_populate_recordset(NULL::{name}, $retry_rows${rows}$retry_rows$); "
             );
         }
         run(&*session(self.pool).await, &(sql + "COMMIT")).await;
@@ -76,15 +72,15 @@ impl<'a> Tables<'a> {
         let session = session(self.pool).await;
         run(&*session, &format!("BEGIN; {}", self.lock())).await;
         let mut contents = Vec::new();
-        for Table { name, compared, .. } in &self.tables {
+        for Table { name, columns, .. } in &self.tables {
             let hash = |column: &str| format!(", md5(string_agg({column}::text, ',' ORDER BY {column}::text))");
-            let all = format!("ROW({})", compared.join(", "));
-            let hashes: String = compared.iter().chain([&all]).map(|column| hash(column)).collect();
+            let all = format!("ROW({})", columns.join(", "));
+            let hashes: String = columns.iter().chain([&all]).map(|column| hash(column)).collect();
             let row = driver::ask(session.client(), &format!("SELECT count(*){hashes} FROM {name}")).await;
             let row = row.unwrap_or_else(|error| panic!("{name}: {error:?}")).expect("an aggregate has a row");
             let text = |index| row.get(index).unwrap_or_default().to_owned();
-            let columns = compared.iter().map(|column| format!("column {column}")).chain([String::from("rows")]);
-            let hashes = columns.enumerate().map(|(index, column)| (column, Some(text(index + 1)))).collect();
+            let names = columns.iter().map(|column| format!("column {column}")).chain([String::from("rows")]);
+            let hashes = names.enumerate().map(|(index, column)| (column, Some(text(index + 1)))).collect();
             contents.push(TableContents { name: name.clone(), rows: text(0), hashes });
         }
         run(&*session, "COMMIT").await;
@@ -142,8 +138,7 @@ async fn run(session: &dyn Session, sql: &str) {
     driver::run(session.client(), sql).await.unwrap_or_else(|error| panic!("{sql}: {error:?}"));
 }
 
-async fn ask<const N: usize>(session: &dyn Session, sql: &str) -> [String; N] {
+async fn ask(session: &dyn Session, sql: &str) -> String {
     let row = driver::ask(session.client(), sql).await.unwrap_or_else(|error| panic!("{sql}: {error:?}"));
-    let row = row.expect("an aggregate has a row");
-    std::array::from_fn(|index| row.get(index).unwrap_or_default().to_owned())
+    row.expect("an aggregate has a row").get(0).unwrap_or_default().to_owned()
 }
