@@ -116,7 +116,12 @@ impl Call<'_> {
         // This attempt is rolled back, but an earlier one may be committed: then no hook may undo anything.
         let is_known = !self.after_unknown || outcome.is_committed();
         let commit = if is_known { outcome.commit } else { CommitOutcome::Unknown };
-        hooks::run(self.status.with_hooks(|hooks| hooks.take(commit))).await;
+        let hooks = self.status.with_hooks(|hooks| hooks.take(commit));
+        #[cfg(feature = "testing")]
+        if commit == CommitOutcome::Committed {
+            self.status.with_faults(|faults| faults.hooks_run(hooks.len()));
+        }
+        hooks::run(hooks).await;
         self.after_unknown |= outcome.error.as_ref().is_some_and(Error::is_unknown);
         let is_committed = outcome.is_committed();
         let next = if let Some(cause) = outcome.retry {

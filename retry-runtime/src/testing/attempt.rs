@@ -1,7 +1,7 @@
 //! The faults of one attempt.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use crate::policy::Policy;
 use crate::testing::fault::Fault;
@@ -27,6 +27,15 @@ pub(crate) struct PlannedFault {
     pub(crate) statement: Option<u32>,
 }
 
+/// What has happened in calls.
+#[derive(Debug, Default)]
+pub(crate) struct Observed {
+    /// Whether a fault has come.
+    pub(crate) has_fault: AtomicBool,
+    /// How many hooks have run after a commit.
+    pub(crate) hooks: AtomicUsize,
+}
+
 /// The faults of an attempt that are still to come.
 #[derive(Debug, Default)]
 pub(crate) struct AttemptFaults {
@@ -35,14 +44,13 @@ pub(crate) struct AttemptFaults {
     statements: u32,
     /// The outermost function, and those that it has called in its transaction.
     functions: Vec<&'static str>,
-    /// Set if a fault comes.
-    hit: Option<Arc<AtomicBool>>,
+    observed: Option<Arc<Observed>>,
 }
 
 impl AttemptFaults {
-    pub(crate) fn new(function: &'static str, planned: Option<PlannedFault>, hit: Option<Arc<AtomicBool>>) -> Self {
+    pub(crate) fn new(function: &'static str, planned: Option<PlannedFault>, observed: Option<Arc<Observed>>) -> Self {
         report::record(&[function], None);
-        Self { planned, statements: 0, functions: vec![function], hit }
+        Self { planned, statements: 0, functions: vec![function], observed }
     }
 
     /// A nested call is about to begin.
@@ -69,12 +77,19 @@ impl AttemptFaults {
         self.take_if(|planned| planned.fault == Fault::CommitUnknown { committed: true }).is_some()
     }
 
+    /// So many hooks are about to run after the commit.
+    pub(crate) fn hooks_run(&self, hooks: usize) {
+        if let Some(observed) = &self.observed {
+            observed.hooks.fetch_add(hooks, Ordering::Relaxed);
+        }
+    }
+
     /// The fault, if it comes now.
     fn take_if(&mut self, comes: impl FnOnce(&PlannedFault) -> bool) -> Option<Fault> {
         let fault = self.planned.take_if(|planned| comes(planned))?.fault;
         report::record(&self.functions, Some(fault));
-        if let Some(hit) = &self.hit {
-            hit.store(true, Ordering::Relaxed);
+        if let Some(observed) = &self.observed {
+            observed.has_fault.store(true, Ordering::Relaxed);
         }
         Some(fault)
     }

@@ -3,13 +3,14 @@
 use std::fmt::Debug;
 use std::future::poll_fn;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::Ordering;
 use std::task::Poll;
 
 use crate::pool::Pool;
+use crate::testing::attempt::Observed;
 use crate::testing::fault::Fault;
 use crate::testing::plan::Plan;
-use crate::testing::scope::{observe_faults, without_faults};
+use crate::testing::scope::{observe, without_faults};
 use crate::testing::tables::{Contents, Tables};
 
 /// More statements or polls than this are not tried.
@@ -19,7 +20,7 @@ const MAX_PLACES: u32 = 200;
 ///
 /// The call runs twice without a fault. Then it runs with each fault, before `COMMIT` and in the place of each statement, and
 /// is dropped after each of its polls. Before each run, the rows of `tables` are restored. After it, they are compared, and
-/// so is the value that the call returned. A call that was dropped, or that returned an error although no conflict was the
+/// so are the value that the call returned and the number of hooks that its commits ran. A call that was dropped, or that returned an error although no conflict was the
 /// fault, must have done all or nothing.
 ///
 /// Return what else the call does, such as the number of mails:
@@ -59,18 +60,18 @@ where
 {
     let tables = Tables::save(pool, tables).await;
     let before = tables.read().await;
-    let (value, after) = {
-        let (value, first) = quiet(&tables, call()).await;
+    let (value, hooks, after) = {
+        let (value, hooks, first) = quiet(&tables, call()).await;
         tables.restore().await;
-        let (again, second) = quiet(&tables, call()).await;
+        let (again, _, second) = quiet(&tables, call()).await;
         tables.restore().await;
         assert!(
             value == again,
             "without a fault the call returned {value:?}, and then {again:?}: return a value that stays the same"
         );
-        (value, first.without_varying(&second))
+        (value, hooks, first.without_varying(&second))
     };
-    let expected = Expected { value, before, after };
+    let expected = Expected { value, hooks, before, after };
 
     for fault in FAULTS {
         let is_of_commit = matches!(fault, Fault::CommitUnknown { .. });
@@ -84,15 +85,15 @@ where
                 0 => String::from(" before COMMIT"),
                 _ => format!(" in place of statement {statement}"),
             };
-            let hit = Arc::new(AtomicBool::new(false));
-            let result = observe_faults(plan, hit.clone(), call()).await;
+            let observed = Arc::<Observed>::default();
+            let result = observe(Some(plan), observed.clone(), call()).await;
             let found = tables.read().await;
             tables.restore().await;
-            if !hit.load(Ordering::Relaxed) && statement > 0 {
+            if !observed.has_fault.load(Ordering::Relaxed) && statement > 0 {
                 break;
             }
             let disturbance = format!("after a fault ({}{place})", fault.as_str());
-            expected.compare(&disturbance, result, &found, Some(fault));
+            expected.compare(&disturbance, result, observed.hooks.load(Ordering::Relaxed), &found, fault);
         }
     }
     for polls in 1..=MAX_PLACES {
@@ -116,9 +117,11 @@ const FAULTS: [Fault; 6] = [
 ];
 
 /// A run without a fault.
-async fn quiet<T, E: Debug>(tables: &Tables<'_>, call: impl Future<Output = Result<T, E>>) -> (T, Contents) {
-    let value = without_faults(call).await.unwrap_or_else(|error| panic!("without a fault the call failed: {error:?}"));
-    (value, tables.read().await)
+async fn quiet<T, E: Debug>(tables: &Tables<'_>, call: impl Future<Output = Result<T, E>>) -> (T, usize, Contents) {
+    let observed = Arc::<Observed>::default();
+    let value = observe(None, observed.clone(), call).await;
+    let value = value.unwrap_or_else(|error| panic!("without a fault the call failed: {error:?}"));
+    (value, observed.hooks.load(Ordering::Relaxed), tables.read().await)
 }
 
 /// Polls a future up to `polls` times, and drops it.
@@ -136,21 +139,22 @@ async fn drop_after<F: Future>(polls: u32, future: F) -> Option<F::Output> {
     .await
 }
 
-/// What a run without a fault returned, and the rows before and after it.
+/// What a run without a fault returned, how many hooks ran after its commits, and the rows before and after it.
 struct Expected<T> {
     value: T,
+    hooks: usize,
     before: Contents,
     after: Contents,
 }
 
 impl<T: PartialEq + Debug> Expected<T> {
-    fn compare<E: Debug>(&self, disturbance: &str, result: Result<T, E>, found: &Contents, fault: Option<Fault>) {
-        let is_conflict = matches!(fault, Some(Fault::SerializationFailure | Fault::Deadlock | Fault::LockTimeout));
+    fn compare<E: Debug>(&self, disturbance: &str, result: Result<T, E>, hooks: usize, found: &Contents, fault: Fault) {
+        let is_conflict = matches!(fault, Fault::SerializationFailure | Fault::Deadlock | Fault::LockTimeout);
         match result {
             Ok(value) => {
                 if let Some(difference) = self.after.difference(found) {
                     let cure = match fault {
-                        Some(Fault::CommitUnknown { .. }) => {
+                        Fault::CommitUnknown { .. } => {
                             "the body was applied twice: use `unknown_commit = \"token\"` or `\"resolve\"`, or make it \
                              idempotent"
                         }
@@ -163,6 +167,12 @@ impl<T: PartialEq + Debug> Expected<T> {
                     "not safe to retry: {disturbance}, the call returned {value:?} instead of {:?}; what a body does \
                      outside of its transaction happens in each attempt: defer it with `on_commit`, or return it",
                     self.value
+                );
+                assert!(
+                    hooks == self.hooks,
+                    "not safe to retry: {disturbance}, the commit ran {hooks} hooks instead of {}; register the same hooks \
+                     in each attempt",
+                    self.hooks
                 );
             }
             Err(error) if is_conflict => {

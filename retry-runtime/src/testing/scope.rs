@@ -1,9 +1,8 @@
 //! The plan around a call.
 
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
 
-use crate::testing::attempt::{Attempt, AttemptFaults};
+use crate::testing::attempt::{Attempt, AttemptFaults, Observed};
 use crate::testing::environment;
 use crate::testing::plan::Plan;
 
@@ -17,15 +16,14 @@ tokio::task_local! {
 struct Around {
     /// `None`: no faults.
     plan: Option<Plan>,
-    /// Set if a fault comes.
-    hit: Option<Arc<AtomicBool>>,
+    observed: Option<Arc<Observed>>,
 }
 
 /// Makes every transactional call in `future` fail as `plan` says.
 ///
 /// It replaces `RETRY_FAULTS` and any plan around it. Tasks that `future` spawns do not see the plan: see [`inherit`].
 pub fn with_faults<F: Future>(plan: Plan, future: F) -> impl Future<Output = F::Output> {
-    PLAN.scope(Around { plan: Some(plan), hit: None }, future)
+    PLAN.scope(Around { plan: Some(plan), observed: None }, future)
 }
 
 /// Keeps faults away from the calls in `future`, also those of `RETRY_FAULTS`.
@@ -41,7 +39,7 @@ pub fn with_faults<F: Future>(plan: Plan, future: F) -> impl Future<Output = F::
 /// # }
 /// ```
 pub fn without_faults<F: Future>(future: F) -> impl Future<Output = F::Output> {
-    PLAN.scope(Around { plan: None, hit: None }, future)
+    PLAN.scope(Around { plan: None, observed: None }, future)
 }
 
 /// Gives a task that is about to be spawned the plan of the task that spawns it.
@@ -64,20 +62,20 @@ pub fn inherit<F: Future>(future: F) -> impl Future<Output = F::Output> {
     }
 }
 
-/// Like [`with_faults`]. Sets `hit` if a fault comes.
-pub(super) fn observe_faults<F: Future>(
-    plan: Plan,
-    hit: Arc<AtomicBool>,
+/// Like [`with_faults`] or [`without_faults`]. Notes what happens in the calls.
+pub(super) fn observe<F: Future>(
+    plan: Option<Plan>,
+    observed: Arc<Observed>,
     future: F,
 ) -> impl Future<Output = F::Output> {
-    PLAN.scope(Around { plan: Some(plan), hit: Some(hit) }, future)
+    PLAN.scope(Around { plan, observed: Some(observed) }, future)
 }
 
 /// The faults of an attempt that is about to begin.
 pub(crate) fn faults_of(attempt: &Attempt<'_>) -> AttemptFaults {
     let around = |around: &Around| {
         let planned = around.plan.as_ref().and_then(|plan| plan.fault_of(attempt));
-        AttemptFaults::new(attempt.function, planned, around.hit.clone())
+        AttemptFaults::new(attempt.function, planned, around.observed.clone())
     };
     let from_environment = || AttemptFaults::new(attempt.function, environment::fault_of(attempt), None);
     PLAN.try_with(around).unwrap_or_else(|_| from_environment())

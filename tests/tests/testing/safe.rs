@@ -55,6 +55,15 @@ async fn order_next(tx: &mut Transaction<'_>, next: &AtomicU32) -> Result<u64, E
     Ok(tx.execute("INSERT INTO orders (customer, cents) VALUES (1, $1)", &[&cents]).await?)
 }
 
+/// Registers its hook in the first attempt only.
+#[transactional(base_delay = "250us", max_delay = "1ms")]
+async fn order_with_hook(tx: &mut Transaction<'_>) -> Result<u64, Error> {
+    if tx.attempt() == 1 {
+        tx.on_commit(async {});
+    }
+    Ok(tx.execute(INSERT, &[]).await?)
+}
+
 /// The tables have numbers of a sequence, times, references and texts that need quotes.
 async fn setup() -> (Database, Pool) {
     let db = Database::create().await;
@@ -112,6 +121,15 @@ async fn effects_outside_of_the_transaction_are_found() {
         refusal(assert_retry_safe(&pool, &TABLES, || async { order_next(&pool, &AtomicU32::new(7)).await })).await;
     let expected = "not safe to retry: after a fault (serialization failure before COMMIT), table orders has other values \
                     (column cents); the body depends on what an earlier attempt has left outside of the transaction";
+    assert_eq!(message, expected);
+}
+
+#[tokio::test]
+async fn hooks_that_do_not_run_are_found() {
+    let (_db, pool) = setup().await;
+    let message = refusal(assert_retry_safe(&pool, &TABLES, || order_with_hook(&pool))).await;
+    let expected = "not safe to retry: after a fault (serialization failure before COMMIT), the commit ran 0 hooks instead of \
+                    1; register the same hooks in each attempt";
     assert_eq!(message, expected);
 }
 
