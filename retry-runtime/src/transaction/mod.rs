@@ -15,6 +15,7 @@ pub(crate) mod savepoint;
 pub(crate) mod scoped;
 mod seen;
 mod send;
+mod state;
 pub(crate) mod status;
 mod stream;
 mod watch;
@@ -32,7 +33,7 @@ use crate::transaction::context::TxContext;
 use crate::transaction::forbidden::EndedByBody;
 use crate::transaction::hooks::When;
 use crate::transaction::pipeline::{Pipeline, SentStatements};
-use crate::transaction::status::SavepointMark;
+use crate::transaction::state::SavepointMark;
 
 /// An open transaction, or a savepoint of one: the first parameter of a `#[transactional]` function.
 ///

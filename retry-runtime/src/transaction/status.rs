@@ -1,6 +1,6 @@
 //! What one attempt has seen: its first failure, statements without a reply, and hooks to run at its end.
 //!
-//! Plain data ([`Status`]) behind one lock ([`AttemptStatus`]).
+//! Plain data ([`Status`], in `state`) behind one lock ([`AttemptStatus`]).
 
 use std::future::poll_fn;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -13,73 +13,11 @@ use crate::error::Error;
 use crate::testing::attempt::AttemptFaults;
 use crate::transaction::begin_reply::BeginReply;
 use crate::transaction::hooks::Hooks;
-use crate::transaction::seen::{Recorded, Seen};
+use crate::transaction::state::{Interrupt, SavepointMark, Status, Suspect};
 
 /// Shared by an attempt's transaction and its savepoints.
 #[derive(Debug, Default)]
 pub(crate) struct AttemptStatus(Mutex<Status>);
-
-#[derive(Debug, Default)]
-struct Status {
-    /// Statements sent so far. The first is number 0.
-    sent: u32,
-    /// How many of them have neither ended nor been given up.
-    open: u32,
-    /// If a failure may have gone unseen: the number of the first statement sent after that. When that statement or a
-    /// later one succeeds, nothing had failed.
-    unproven_since: Option<u32>,
-    /// What may have ended the transaction, if anything may.
-    suspect: Option<Suspect>,
-    /// From before BEGIN is sent until COMMIT or ROLLBACK is acknowledged.
-    in_transaction: bool,
-    /// Whether the deadline has cut the body off.
-    expired: bool,
-    /// Whether the body waited for the server then.
-    expired_in_statement: bool,
-    begin: BeginReply,
-    seen: Seen,
-    /// The error of the first sent statement that failed, and the statement.
-    sent_error: Option<Box<(u32, Error)>>,
-    /// A rollback to a savepoint has undone statements before this one, or they had succeeded. A failure of theirs counts
-    /// only if it is a conflict, even if its reply is read later.
-    forgiven: u32,
-    hooks: Hooks,
-    interrupt: Interrupt,
-    /// The reply to COMMIT, while it or its flush is waited for.
-    commit: Option<CommitReply>,
-    #[cfg(feature = "testing")]
-    faults: AttemptFaults,
-}
-
-/// What may have ended or aborted the transaction without being seen to.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Suspect {
-    /// A statement that may have been `COMMIT` or `ROLLBACK`.
-    Command,
-    /// The driver's own client, whose statements are not watched.
-    RawClient,
-}
-
-/// Whether the runtime has cancelled a statement, to end a deadlock.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-enum Interrupt {
-    #[default]
-    None,
-    /// The cancel request is on its way. It may hit a later statement.
-    Sent,
-    /// The server has acted on it.
-    Done,
-}
-
-/// What a rollback to a savepoint restores.
-#[derive(Debug)]
-pub(crate) struct SavepointMark {
-    seen: Seen,
-    /// How many hooks there were.
-    hooks: usize,
-    /// How many statements were sent.
-    sent: u32,
-}
 
 impl AttemptStatus {
     /// Notes that a statement leaves. The guard must be told how it ended.
@@ -297,62 +235,6 @@ impl AttemptStatus {
     fn lock(&self) -> MutexGuard<'_, Status> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
-}
-
-impl Status {
-    fn send(&mut self) -> u32 {
-        self.sent += 1;
-        self.open += 1;
-        self.sent - 1
-    }
-
-    fn all_is_well(&self) -> bool {
-        let is_proven = self.open == 0 && self.unproven_since.is_none() && self.suspect.is_none();
-        is_proven && self.seen.failure.is_none() && self.sent_error.is_none()
-    }
-
-    /// If the body has used the driver's client, a symptom means that one of its statements had failed unseen.
-    fn record(&mut self, statement: u32, failure: Failure) {
-        if statement < self.forgiven && !is_final(&failure) {
-            return;
-        }
-        if failure.is_symptom() && self.suspect == Some(Suspect::RawClient) {
-            self.seen.leave_unanswered(0);
-        }
-        self.seen.record(Recorded { statement, failure });
-    }
-
-    /// A failure may have gone unseen.
-    fn doubt(&mut self) {
-        self.unproven_since = Some(self.sent);
-    }
-
-    /// A statement has succeeded that could not have in an aborted transaction.
-    fn prove(&mut self, statement: u32) {
-        if self.unproven_since.is_some_and(|since| since <= statement) {
-            self.unproven_since = None;
-        }
-    }
-
-    fn mark(&self) -> SavepointMark {
-        SavepointMark { seen: self.seen.clone(), hooks: self.hooks.len(), sent: self.sent }
-    }
-
-    fn roll_back_to(&mut self, mark: SavepointMark) -> Hooks {
-        let undone = self.hooks.roll_back_to(mark.hooks);
-        self.forgiven = self.sent;
-        self.sent_error.take_if(|sent_error| sent_error.0 >= mark.sent);
-        let is_final = self.seen.failure.as_ref().is_some_and(|recorded| is_final(&recorded.failure));
-        if !is_final && !self.seen.cause_unseen() {
-            self.seen = mark.seen;
-        }
-        undone
-    }
-}
-
-/// Whether a rollback to a savepoint does not forgive it: it ends the whole attempt.
-fn is_final(failure: &Failure) -> bool {
-    failure.class.is_conflict() || failure.ends_session
 }
 
 /// What the driver does not show of a statement.
