@@ -113,24 +113,15 @@ struct Chaos {
 impl Chaos {
     /// Every other attempt has a fault, half of these in place of one of the first four statements.
     fn fault_of(&self, attempt: &Attempt<'_>) -> Option<PlannedFault> {
-        const FAULTS: [Fault; 6] = [
-            Fault::SerializationFailure,
-            Fault::Deadlock,
-            Fault::LockTimeout,
-            Fault::ConnectionClosed,
-            Fault::CommitUnknown { committed: false },
-            Fault::CommitUnknown { committed: true },
-        ];
         if attempt.number > 2 {
             return None;
         }
         let thread = std::thread::current().name().unwrap_or_default().to_owned();
         let random = self.draw(thread, attempt.function);
-        let possible: Vec<Fault> = FAULTS.into_iter().filter(|fault| allows(attempt, *fault)).collect();
+        let possible: Vec<Fault> = Fault::ALL.into_iter().filter(|fault| allows(attempt, *fault)).collect();
         let index = usize::try_from(random >> 8).unwrap_or_default().checked_rem(possible.len())?;
         let fault = possible[index];
-        let is_of_commit = matches!(fault, Fault::CommitUnknown { .. });
-        let in_body = random & 2 != 0 && !is_of_commit;
+        let in_body = random & 2 != 0 && !fault.is_of_commit();
         let statement = in_body.then_some(1 + (random >> 2 & 3) as u32);
         (random & 1 != 0).then_some(PlannedFault { fault, statement })
     }

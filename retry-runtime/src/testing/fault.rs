@@ -38,6 +38,21 @@ macro_rules! raise {
 }
 
 impl Fault {
+    /// All faults.
+    pub(crate) const ALL: [Self; 6] = [
+        Self::SerializationFailure,
+        Self::Deadlock,
+        Self::LockTimeout,
+        Self::ConnectionClosed,
+        Self::CommitUnknown { committed: false },
+        Self::CommitUnknown { committed: true },
+    ];
+
+    /// Whether it always happens at `COMMIT`.
+    pub(crate) const fn is_of_commit(self) -> bool {
+        matches!(self, Self::CommitUnknown { .. })
+    }
+
     /// Its name in reports.
     pub(crate) fn as_str(self) -> &'static str {
         match self {

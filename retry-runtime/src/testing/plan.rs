@@ -37,7 +37,7 @@ impl Plan {
     #[must_use]
     pub const fn before_statement(self, statement: u32) -> Self {
         assert!(statement > 0, "the first statement is number 1");
-        assert!(!matches!(self.fault, Fault::CommitUnknown { .. }), "`CommitUnknown` happens at COMMIT");
+        assert!(!self.fault.is_of_commit(), "`CommitUnknown` happens at COMMIT");
         Self { statement: Some(statement), ..self }
     }
 

@@ -20,8 +20,8 @@ const MAX_PLACES: u32 = 200;
 ///
 /// The call runs twice without a fault. Then it runs with each fault, before `COMMIT` and in the place of each statement, and
 /// is dropped after each of its polls. Before each run, the rows of `tables` are restored. After it, they are compared, and
-/// so are the value that the call returned and the number of hooks that its commits ran. A call that was dropped, or that returned an error although no conflict was the
-/// fault, must have done all or nothing.
+/// so are the value that the call returned and the number of hooks that its commits ran. A call that was dropped, or that
+/// returned an error although no conflict was the fault, must have done all or nothing.
 ///
 /// Return what else the call does, such as the number of mails:
 ///
@@ -73,15 +73,14 @@ where
     };
     let expected = Expected { value, hooks, before, after };
 
-    for fault in FAULTS {
-        let is_of_commit = matches!(fault, Fault::CommitUnknown { .. });
-        let last = if is_of_commit { 0 } else { MAX_PLACES };
+    for fault in Fault::ALL {
+        let last = if fault.is_of_commit() { 0 } else { MAX_PLACES };
         // 0 stands for COMMIT.
         for statement in 0..=last {
             let plan = Plan::new(fault);
             let plan = if statement == 0 { plan } else { plan.before_statement(statement) };
             let place = match statement {
-                _ if is_of_commit => String::new(),
+                _ if fault.is_of_commit() => String::new(),
                 0 => String::from(" before COMMIT"),
                 _ => format!(" in place of statement {statement}"),
             };
@@ -106,15 +105,6 @@ where
         expected.all_or_nothing(&format!("after a drop at poll {polls}"), &found);
     }
 }
-
-const FAULTS: [Fault; 6] = [
-    Fault::SerializationFailure,
-    Fault::Deadlock,
-    Fault::LockTimeout,
-    Fault::ConnectionClosed,
-    Fault::CommitUnknown { committed: false },
-    Fault::CommitUnknown { committed: true },
-];
 
 /// A run without a fault.
 async fn quiet<T, E: Debug>(tables: &Tables<'_>, call: impl Future<Output = Result<T, E>>) -> (T, usize, Contents) {
