@@ -186,6 +186,17 @@ impl fmt::Display for CommitOutcome {
     }
 }
 
+/// The variants whose cause is an error of the driver.
+macro_rules! of_driver {
+    ($cause:ident) => {
+        $crate::error::Error::Postgres($cause)
+            | $crate::error::Error::ResolveUnsupported($cause)
+            | $crate::error::Error::EarlyReleaseUnsupported($cause)
+            | $crate::error::Error::QueueUnsupported($cause)
+    };
+}
+pub(crate) use of_driver;
+
 impl Error {
     /// The driver's error, for a function's error type that has a variant for it.
     ///
@@ -263,10 +274,7 @@ impl Error {
     #[must_use]
     pub fn history(&self) -> Option<&History> {
         match self {
-            Self::Postgres(cause)
-            | Self::ResolveUnsupported(cause)
-            | Self::EarlyReleaseUnsupported(cause)
-            | Self::QueueUnsupported(cause) => cause.history.as_deref(),
+            of_driver!(cause) => cause.history.as_deref(),
             Self::Pool(error) => error.source.history.as_deref(),
             Self::Aborted { source } => source.as_ref()?.history.as_deref(),
             Self::CommitUnknown { source, .. }
@@ -278,10 +286,7 @@ impl Error {
 
     pub(crate) fn with_history(mut self, history: History) -> Self {
         let place = match &mut self {
-            Self::Postgres(cause)
-            | Self::ResolveUnsupported(cause)
-            | Self::EarlyReleaseUnsupported(cause)
-            | Self::QueueUnsupported(cause) => Some(&mut cause.history),
+            of_driver!(cause) => Some(&mut cause.history),
             Self::Pool(error) => Some(&mut error.source.history),
             Self::Aborted { source } => source.as_mut().map(|cause| &mut cause.history),
             Self::CommitUnknown { source, .. }
@@ -357,10 +362,7 @@ impl fmt::Display for Error {
 impl StdError for Error {
     fn source(&self) -> Option<&(dyn StdError + 'static)> {
         match self {
-            Self::Postgres(cause)
-            | Self::ResolveUnsupported(cause)
-            | Self::EarlyReleaseUnsupported(cause)
-            | Self::QueueUnsupported(cause) => Some(cause),
+            of_driver!(cause) => Some(cause),
             Self::Pool(error) => error.source(),
             Self::Aborted { source } => source.as_ref().map(|cause| cause as _),
             Self::CommitUnknown { source, .. }

@@ -24,12 +24,11 @@ use crate::transaction::{self, Transaction};
 
 /// The message that begins a transaction, but for the timeout in it.
 #[derive(Clone, Copy)]
-pub(crate) struct BeginMessage<'a> {
-    pub(crate) sql: &'a BeginSql,
-    /// The statement that locks the call's keys in the server, if it does.
-    pub(crate) locks: &'a str,
+struct BeginMessage<'a> {
+    sql: &'a BeginSql,
+    locks: &'a str,
     /// Whether it checks that the server can flush as early release needs it.
-    pub(crate) checks: bool,
+    checks: bool,
 }
 
 impl<'a> BeginMessage<'a> {
@@ -39,10 +38,12 @@ impl<'a> BeginMessage<'a> {
 }
 
 /// Sends BEGIN, and waits for the reply unless BEGIN is pipelined. If the call is dropped from here on, the transaction is
-/// rolled back. `shared`: what is known of the pool's sessions.
+/// rolled back. `locks`: the statement that locks the call's keys in the server, if it does. `shared`: what is known of the
+/// pool's sessions.
 pub(crate) async fn transaction<'a>(
     context: TxContext<'a>,
-    begin: BeginMessage<'_>,
+    sql: &BeginSql,
+    locks: &str,
     shared: Option<&Shared>,
 ) -> Result<Transaction<'a>, AttemptOutcome> {
     let session = shared.map(|shared| &shared.session_timeout);
@@ -56,7 +57,7 @@ pub(crate) async fn transaction<'a>(
     }
     context.status.set_in_transaction(true);
     let mut tx = Transaction::new(context);
-    let begin = BeginMessage { checks, ..begin };
+    let begin = BeginMessage { sql, locks, checks };
     let message = begin.with(timeout);
     let reply = match send(&context, &message) {
         Ok(()) if pipelined => return Ok(tx),

@@ -21,11 +21,10 @@ pub(crate) fn interruption<'a>(context: &TxContext<'a>) -> Option<Interruption<'
             }
         }
         // If it fails, the server may still act on it, so the session is not used again.
-        if let Some(Ok(())) = match session.cancel() {
-            Some(cancel) => Some(cancel.await),
-            None => None,
-        } {
-            status.end_interrupt();
+        if let Some(cancel) = session.cancel() {
+            if cancel.await.is_ok() {
+                status.end_interrupt();
+            }
         }
     }))
 }

@@ -28,7 +28,6 @@ use std::error::Error as StdError;
 use std::sync::Arc;
 use std::time::Instant;
 
-use crate::call::begin::BeginMessage;
 use crate::call::body::RunningCall;
 use crate::call::callsite::{Callsite, Function, Shared};
 use crate::call::clock::Clock;
@@ -205,8 +204,7 @@ impl<'a> Call<'a> {
         let shared = (self.pool.is_some() && asks)
             .then(|| self.shared.clone().unwrap_or_else(|| self.callsite.shared(self.pool)));
         let locks = self.queue_guards.as_ref().map_or("", |guards| guards.locks());
-        let begin = BeginMessage { sql: function.begin_sql(), locks, checks: false };
-        let tx = begin::transaction(context, begin, shared.as_deref()).await?;
+        let tx = begin::transaction(context, function.begin_sql(), locks, shared.as_deref()).await?;
         if let (Some(guards), false) = (&mut self.queue_guards, self.status.is_begin_pending()) {
             guards.locked_in_server();
         }

@@ -7,7 +7,7 @@ use tokio_postgres::Error as PgError;
 use tokio_postgres::error::{DbError, Severity as PgSeverity};
 
 use crate::classify::{Class, Failure, Report, Severity};
-use crate::error::{Error, PoolError, held_by};
+use crate::error::{Error, PoolError, held_by, of_driver};
 
 /// Classifies an error by the first failure of a database, a connection or a pool in its chain of sources.
 ///
@@ -87,10 +87,7 @@ pub(crate) fn failure_of(error: &PgError) -> Failure {
 
 fn failure_of_call(error: &Error) -> Failure {
     match error {
-        Error::Postgres(error)
-        | Error::ResolveUnsupported(error)
-        | Error::EarlyReleaseUnsupported(error)
-        | Error::QueueUnsupported(error) => failure_of(error),
+        of_driver!(error) => failure_of(error),
         Error::Pool(error) => failure_of_pool(error),
         Error::Aborted { source: Some(db) } => Failure::reported(report(db)),
         Error::CommitUnknown { .. } => Failure::of_session(Class::CommitUnknown),
