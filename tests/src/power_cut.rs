@@ -39,7 +39,6 @@ impl PowerCut {
         let this = Self { server, settings };
         let source = concat!(env!("CARGO_MANIFEST_DIR"), "/src/power_cut.c");
         run(Command::new("cc").args(["-shared", "-fPIC", "-O1", "-o"]).arg(this.library()).args([source, "-ldl"]))?;
-        folder(&this.durable())?;
         this.start_again()?;
         Ok(this)
     }
@@ -71,7 +70,7 @@ impl PowerCut {
         self.server.stop("fast")?;
         let _ = fs::remove_dir_all(self.base());
         copy(&self.server.data(), &self.base())?;
-        fs::remove_dir_all(self.durable())?;
+        let _ = fs::remove_dir_all(self.durable());
         folder(&self.durable())?;
         let env = [("LD_PRELOAD", self.library()), ("DURABLE", self.durable())];
         self.server.start_with_env(&self.settings, &env)?;

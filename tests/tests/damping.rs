@@ -218,6 +218,18 @@ async fn lock_late(
     Ok(tx.attempt())
 }
 
+/// Makes two pairs of calls that deadlock. The server looks for the deadlock of the first pair soon. Returns their attempts.
+async fn lock_in_two_circles(pool: &impl Pool) -> [u32; 4] {
+    let barrier = Barrier::new(4);
+    let (one, two, three, four) = join!(
+        lock_late(pool, [1, 2], true, &barrier),
+        lock_late(pool, [2, 1], false, &barrier),
+        lock_late(pool, [3, 4], false, &barrier),
+        lock_late(pool, [4, 3], false, &barrier),
+    );
+    [one, two, three, four].map(Result::unwrap)
+}
+
 #[transactional]
 async fn sleep(tx: &mut Transaction<'_>) -> Result<u32, Error> {
     tx.batch_execute("SELECT pg_sleep(0.6)").await?;
@@ -230,18 +242,9 @@ async fn attempts_that_began_before_are_cancelled_if_they_can_be() {
     let mut config = db.config().clone();
     config.options("-c deadlock_timeout=1h");
     let pool = WithCancel::new(retry_tests::pool(&config, 10), config.clone(), NoTls);
-    let (events, barrier) = (Events::capture(), Barrier::new(4));
-    let calls = async {
-        join!(
-            lock_late(&pool, [1, 2], true, &barrier),
-            lock_late(&pool, [2, 1], false, &barrier),
-            lock_late(&pool, [3, 4], false, &barrier),
-            lock_late(&pool, [4, 3], false, &barrier),
-            sleep(&pool),
-        )
-    };
-    let (one, two, three, four, other) = timeout(SOON, calls).await.expect("the server finds no second deadlock");
-    let attempts = [one, two, three, four].map(Result::unwrap);
+    let events = Events::capture();
+    let calls = async { join!(lock_in_two_circles(&pool), sleep(&pool)) };
+    let (attempts, other) = timeout(SOON, calls).await.expect("the server finds no second deadlock");
     assert!(attempts[0] == 2 && attempts[2].max(attempts[3]) > 1, "{attempts:?}");
     assert_eq!(other.unwrap(), 1, "a call of another function is not cancelled");
     let cancelled = |event: &&Fields| event["class"] == "deadlock" && event["sqlstate"] == "57014";
@@ -261,19 +264,8 @@ async fn if_the_cancel_fails_the_session_is_discarded() {
     let mut nowhere = tokio_postgres::Config::new();
     nowhere.host("127.0.0.1").port(1);
     let pool = WithCancel::new(retry_tests::pool(&config, 10), nowhere, NoTls);
-    let (events, barrier) = (Events::capture(), Barrier::new(4));
-    let calls = async {
-        join!(
-            lock_late(&pool, [1, 2], true, &barrier),
-            lock_late(&pool, [2, 1], false, &barrier),
-            lock_late(&pool, [3, 4], false, &barrier),
-            lock_late(&pool, [4, 3], false, &barrier),
-        )
-    };
-    let (one, two, three, four) = timeout(SOON, calls).await.expect("the server finds both deadlocks");
-    for result in [one, two, three, four] {
-        result.unwrap();
-    }
+    let events = Events::capture();
+    timeout(SOON, lock_in_two_circles(&pool)).await.expect("the server finds both deadlocks");
     assert!(events.of("connection discarded").len() >= 2, "{events:?}");
     assert_eq!(db.value::<i64>("SELECT sum(cents)::bigint FROM accounts").await, 800 + 8);
 }

@@ -50,7 +50,11 @@ pub(crate) async fn sleep(delay: Duration, end: Instant) {
 
 /// The transfer's statements. A macro, because deadpool's transaction and ours share methods but no trait.
 macro_rules! transfer {
-    ($tx:expr, $run:expr, $transfer:expr) => {{
+    ($tx:expr, $run:expr, $transfer:expr) => {
+        $crate::contention::attempt::transfer!($tx, $run, $transfer, execute.await)
+    };
+    // `$write` is the method that runs an UPDATE.
+    ($tx:expr, $run:expr, $transfer:expr, $write:ident $(. $wait:tt)?) => {{
         $run.begin_attempt()?;
         let select = $tx.prepare_cached($run.scenario.select()).await?;
         let update = $tx.prepare_cached($crate::contention::scenario::Scenario::UPDATE).await?;
@@ -58,7 +62,7 @@ macro_rules! transfer {
             let _balance: i64 = $tx.query_one(&select, &[&id]).await?.get(0);
         }
         for (id, amount) in [($transfer.from, -1_i64), ($transfer.to, 1)] {
-            $tx.execute(&update, &[&id, &amount]).await?;
+            $tx.$write(&update, &[&id, &amount])$(.$wait)??;
         }
         Ok(())
     }};
@@ -67,18 +71,9 @@ pub(crate) use transfer;
 
 /// The same statements, but no reply to an `UPDATE` is waited for.
 macro_rules! transfer_sent {
-    ($tx:expr, $run:expr, $transfer:expr) => {{
-        $run.begin_attempt()?;
-        let select = $tx.prepare_cached($run.scenario.select()).await?;
-        let update = $tx.prepare_cached($crate::contention::scenario::Scenario::UPDATE).await?;
-        for id in [$transfer.from, $transfer.to] {
-            let _balance: i64 = $tx.query_one(&select, &[&id]).await?.get(0);
-        }
-        for (id, amount) in [($transfer.from, -1_i64), ($transfer.to, 1)] {
-            $tx.send(&update, &[&id, &amount])?;
-        }
-        Ok(())
-    }};
+    ($tx:expr, $run:expr, $transfer:expr) => {
+        $crate::contention::attempt::transfer!($tx, $run, $transfer, send)
+    };
 }
 pub(crate) use transfer_sent;
 
