@@ -315,6 +315,22 @@ async fn the_deadline_bounds_the_wait_also_in_the_server() {
     }
 }
 
+// The connection has a thread of its own: it has the server's reply when this one looks again.
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn the_timeout_of_the_server_may_be_seen_first() {
+    let db = database().await;
+    let (pool, rival) = (db.pool(1), Rival::connect(&db).await);
+    lock_all(&rival).await;
+    let late = async {
+        until(&db, WAITING, 1).await;
+        std::thread::sleep(Duration::from_millis(500));
+    };
+    let (result, ()) = timeout(SOON, async { tokio::join!(with_deadline(&pool), late) }).await.expect("the wait ends");
+    assert!(matches!(result, Err(Error::DeadlineExceeded { phase: Phase::Begin, .. })), "{result:?}");
+    rival.run("ROLLBACK").await;
+    with_deadline(&pool).await.unwrap();
+}
+
 #[transactional(queue_by = (), queue = "server", independent)]
 async fn independent(tx: &mut Transaction<'_>, db: &Database) -> Result<(), Error> {
     tx.batch_execute("SELECT 1").await?;

@@ -162,6 +162,10 @@ async fn failed(context: &TxContext<'_>, error: DriverError) -> AttemptOutcome {
         Error::from(error)
     };
     let (ends_session, left_open) = (failure.ends_session, failure.is_open_transaction());
+    // The server's own timeout at the deadline may be seen before this side's.
+    if failure.is_canceled() && context.deadline.has_passed() {
+        return AttemptOutcome::not_begun(Error::deadline(Phase::Begin), None, None);
+    }
     let cause = if left_open {
         context.id.emit(Event::RolledBackLeftOpen, Some(&failure));
         Some(RetryCause::LeftOpen)
