@@ -1,7 +1,10 @@
 //! Gives each attempt the faults that a test plans for it.
 
 use crate::call::Call;
-use crate::testing::attempt::Attempt;
+use crate::call::outcome::AttemptOutcome;
+use crate::call::session;
+use crate::error::PoolError;
+use crate::testing::attempt::{Attempt, AttemptFaults};
 use crate::testing::scope;
 
 impl Call<'_> {
@@ -17,5 +20,14 @@ impl Call<'_> {
         };
         let planned = scope::faults_of(&attempt);
         self.status.with_faults(|faults| *faults = planned);
+    }
+
+    /// The pool is about to be asked for a session.
+    pub(super) fn fault_of_pool(&self) -> Result<(), AttemptOutcome> {
+        if !self.status.with_faults(AttemptFaults::exhausts_pool) {
+            return Ok(());
+        }
+        let error = PoolError::timeout("no connection was free in time (a fault of retry_runtime::testing)");
+        Err(session::refused(error, &self.function().policy))
     }
 }

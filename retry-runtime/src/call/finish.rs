@@ -206,8 +206,8 @@ impl Transaction<'_> {
         #[cfg(feature = "testing")]
         let (sql, statements_before) = match self.pipeline.during(self.context.fault_before_commit()).await {
             None => (sql, statements_before),
-            Some(BeforeCommit::Conflict(statement)) => {
-                (fault::add_before_commit(&sql, statement), statements_before + 1)
+            Some(BeforeCommit::Statement(statement)) => {
+                (fault::add_before_commit(&sql, &statement), statements_before + 1)
             }
             Some(BeforeCommit::Closed(error)) => return Box::pin(self.commit_not_sent(error)).await,
             Some(BeforeCommit::NoReply(error)) => {

@@ -160,6 +160,8 @@ impl<'a> Call<'a> {
                 let session = if let Some(kept) = self.session.take() {
                     kept
                 } else {
+                    #[cfg(feature = "testing")]
+                    self.fault_of_pool()?;
                     let (deadline, id) = (self.deadline, self.id());
                     let policy = &self.own.as_deref().unwrap_or(&self.callsite.function).policy;
                     self.clock.wait(session::take(pool, deadline, policy, id)).await?
@@ -204,6 +206,8 @@ impl<'a> Call<'a> {
         let shared = (self.pool.is_some() && asks)
             .then(|| self.shared.clone().unwrap_or_else(|| self.callsite.shared(self.pool)));
         let locks = self.queue_guards.as_ref().map_or("", |guards| guards.locks());
+        #[cfg(feature = "testing")]
+        context.fault_before_begin().await;
         let tx = begin::transaction(context, function.begin_sql(), locks, shared.as_deref()).await?;
         if let (Some(guards), false) = (&mut self.queue_guards, self.status.is_begin_pending()) {
             guards.locked_in_server();

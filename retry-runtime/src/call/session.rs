@@ -4,7 +4,7 @@ use crate::call::outcome::{AttemptOutcome, SessionFate};
 use crate::call::retry::RetryCause;
 use crate::classify::Failure;
 use crate::driver::{self, Client, CommitReply};
-use crate::error::{Error, Phase};
+use crate::error::{Error, Phase, PoolError};
 use crate::events::{AttemptId, Event};
 use crate::policy::Policy;
 use crate::pool::{Pool, Session, clean_up};
@@ -24,12 +24,7 @@ pub(crate) async fn take(
     loop {
         let session = match deadline.bound(pool.get()).await {
             Ok(Ok(session)) => session,
-            Ok(Err(error)) => {
-                let error = Error::Pool(error);
-                let failure = driver::failure_in(&error);
-                let cause = failure.as_ref().and_then(|failure| RetryCause::of(failure, policy));
-                return Err(AttemptOutcome::not_begun(error, failure, cause));
-            }
+            Ok(Err(error)) => return Err(refused(error, policy)),
             Err(Expired) => return Err(AttemptOutcome::not_begun(Error::deadline(Phase::Pool), None, None)),
         };
         if !session.client().is_closed() || closed == MAX_CLOSED {
@@ -39,6 +34,14 @@ pub(crate) async fn take(
         id.emit(Event::ConnectionDiscarded, None);
         session.discard();
     }
+}
+
+/// The pool has given no session.
+pub(super) fn refused(error: PoolError, policy: &Policy) -> AttemptOutcome {
+    let error = Error::Pool(error);
+    let failure = driver::failure_in(&error);
+    let cause = failure.as_ref().and_then(|failure| RetryCause::of(failure, policy));
+    AttemptOutcome::not_begun(error, failure, cause)
 }
 
 /// Ends the use of a session. `reusable`: no cancel request is on its way to it, which would hit its next statement.

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use crate::policy::Policy;
-use crate::testing::fault::Fault;
+use crate::testing::fault::{Fault, Place};
 use crate::testing::report;
 
 /// An attempt of an outermost call that is about to begin.
@@ -19,12 +19,11 @@ pub(crate) struct Attempt<'a> {
     pub(crate) is_savepoint: bool,
 }
 
-/// A fault and its place in an attempt.
+/// A fault, and when it comes in an attempt.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct PlannedFault {
     pub(crate) fault: Fault,
-    /// In place of this statement. `None`: just before COMMIT, or at COMMIT.
-    pub(crate) statement: Option<u32>,
+    pub(crate) place: Place,
 }
 
 /// What has happened in calls.
@@ -59,17 +58,27 @@ impl AttemptFaults {
         self.functions.push(function);
     }
 
-    /// A statement is about to leave: the SQL that fails in its place, if there is a fault.
-    pub(crate) fn instead_of_statement(&mut self) -> Option<&'static str> {
+    /// The pool is about to be asked for a session: whether it must have none.
+    pub(crate) fn exhausts_pool(&mut self) -> bool {
+        self.take_if(|planned| planned.fault == Fault::PoolExhausted).is_some()
+    }
+
+    /// BEGIN is about to leave: whether the connection must close.
+    pub(crate) fn closes_before_begin(&mut self) -> bool {
+        self.take_if(|planned| planned.fault == Fault::ConnectionClosed && planned.place == Place::Begin).is_some()
+    }
+
+    /// A statement is about to leave: what comes in its place, or before it.
+    pub(crate) fn before_statement(&mut self) -> Option<Fault> {
         self.statements += 1;
-        let statement = Some(self.statements);
-        self.take_if(|planned| planned.statement == statement).map(Fault::sql)
+        let place = Place::Statement(self.statements);
+        self.take_if(|planned| planned.place == place)
     }
 
     /// COMMIT is about to leave.
     pub(crate) fn before_commit(&mut self) -> Option<Fault> {
         let is_later = |fault| fault == Fault::CommitUnknown { committed: true };
-        self.take_if(|planned| planned.statement.is_none() && !is_later(planned.fault))
+        self.take_if(|planned| planned.place == Place::Commit && !is_later(planned.fault))
     }
 
     /// COMMIT has succeeded: whether its reply must not have arrived.
@@ -99,24 +108,33 @@ impl AttemptFaults {
 mod tests {
     use super::*;
 
-    fn faults(fault: Fault, statement: Option<u32>) -> AttemptFaults {
-        AttemptFaults::new("f", Some(PlannedFault { fault, statement }), None)
+    fn faults(fault: Fault, place: Place) -> AttemptFaults {
+        AttemptFaults::new("f", Some(PlannedFault { fault, place }), None)
     }
 
     #[test]
     fn a_fault_comes_once_and_at_its_place() {
-        let mut second = faults(Fault::Deadlock, Some(2));
-        assert_eq!(second.instead_of_statement(), None);
+        let mut second = faults(Fault::Deadlock, Place::Statement(2));
+        assert_eq!(second.before_statement(), None);
         assert_eq!(second.before_commit(), None);
-        assert_eq!(second.instead_of_statement(), Some(Fault::Deadlock.sql()));
-        assert_eq!(second.instead_of_statement(), None);
+        assert_eq!(second.before_statement(), Some(Fault::Deadlock));
+        assert_eq!(second.before_statement(), None);
 
-        let mut at_commit = faults(Fault::Deadlock, None);
-        assert_eq!(at_commit.instead_of_statement(), None);
+        let mut at_begin = faults(Fault::ConnectionClosed, Place::Begin);
+        assert!(!at_begin.exhausts_pool());
+        assert!(at_begin.closes_before_begin() && !at_begin.closes_before_begin());
+
+        let mut of_pool = faults(Fault::PoolExhausted, Place::Begin);
+        assert!(!of_pool.closes_before_begin());
+        assert!(of_pool.exhausts_pool() && !of_pool.exhausts_pool());
+
+        let mut at_commit = faults(Fault::Deadlock, Place::Commit);
+        assert!(!at_commit.closes_before_begin());
+        assert_eq!(at_commit.before_statement(), None);
         assert_eq!(at_commit.before_commit(), Some(Fault::Deadlock));
         assert!(at_commit.before_commit().is_none() && !at_commit.hides_commit());
 
-        let mut after = faults(Fault::CommitUnknown { committed: true }, None);
+        let mut after = faults(Fault::CommitUnknown { committed: true }, Place::Commit);
         assert_eq!(after.before_commit(), None);
         assert!(after.hides_commit() && !after.hides_commit());
     }

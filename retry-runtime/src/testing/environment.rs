@@ -8,7 +8,7 @@ use siphasher::sip::SipHasher13;
 
 use crate::policy::UnknownCommit;
 use crate::testing::attempt::{Attempt, PlannedFault};
-use crate::testing::fault::Fault;
+use crate::testing::fault::{Fault, Place};
 
 const VARIABLE: &str = "RETRY_FAULTS";
 
@@ -53,7 +53,7 @@ impl Faults {
     }
 
     fn fault_of(&self, attempt: &Attempt<'_>) -> Option<PlannedFault> {
-        let at_commit = |fault| PlannedFault { fault, statement: None };
+        let at_commit = |fault| PlannedFault { fault, place: Place::Commit };
         let conflict = at_commit(Fault::SerializationFailure);
         match self {
             Self::ConflictOnce => (attempt.number == 1 && allows(attempt, conflict.fault)).then_some(conflict),
@@ -111,19 +111,23 @@ struct Chaos {
 }
 
 impl Chaos {
-    /// Every other attempt has a fault, half of these in place of one of the first four statements.
+    /// Every other attempt has a fault, half of these at one of the first four statements if it can come there.
     fn fault_of(&self, attempt: &Attempt<'_>) -> Option<PlannedFault> {
         if attempt.number > 2 {
             return None;
         }
         let thread = std::thread::current().name().unwrap_or_default().to_owned();
         let random = self.draw(thread, attempt.function);
-        let possible: Vec<Fault> = Fault::ALL.into_iter().filter(|fault| allows(attempt, *fault)).collect();
+        let possible: Vec<Fault> = Fault::FAILURES.into_iter().filter(|fault| allows(attempt, *fault)).collect();
         let index = usize::try_from(random >> 8).unwrap_or_default().checked_rem(possible.len())?;
         let fault = possible[index];
-        let in_body = random & 2 != 0 && !fault.is_of_commit();
-        let statement = in_body.then_some(1 + (random >> 2 & 3) as u32);
-        (random & 1 != 0).then_some(PlannedFault { fault, statement })
+        let place = match random >> 1 & 3 {
+            0 => Place::Begin,
+            1 => Place::Commit,
+            _ => Place::Statement(1 + (random >> 3 & 3) as u32),
+        };
+        let place = if fault.fits(place) { place } else { fault.default_place() };
+        (random & 1 != 0).then_some(PlannedFault { fault, place })
     }
 
     fn draw(&self, thread: String, function: &'static str) -> u64 {
@@ -204,7 +208,7 @@ mod tests {
         assert_eq!(found, faults("chaos:7", &attempts));
         assert_ne!(found, faults("chaos:8", &attempts));
         let kinds: std::collections::BTreeSet<Fault> = found.iter().flatten().copied().collect();
-        assert_eq!(kinds.len(), 6);
+        assert_eq!(kinds.len(), Fault::FAILURES.len());
         let share = found.iter().filter(|fault| fault.is_some()).count();
         assert!((80..190).contains(&share), "a half of two thirds: {share}");
         assert!(found.iter().skip(2).step_by(3).all(Option::is_none), "the third attempts");

@@ -1,5 +1,8 @@
 //! Faults, and how the server raises them.
 
+use std::borrow::Cow;
+use std::time::Duration;
+
 use crate::driver::{self, Client, DriverError};
 
 /// What goes wrong in an attempt.
@@ -12,13 +15,31 @@ pub enum Fault {
     Deadlock,
     /// A lock that is not available in time (55P03).
     LockTimeout,
-    /// The server ends the session, and with it the transaction.
+    /// The connection closes while no statement runs, and the server rolls back. The next statement fails.
     ConnectionClosed,
+    /// The server ends the session while it runs a statement (57P01), and rolls back.
+    SessionTerminated,
     /// `COMMIT` gets no reply, because the connection closes. It always happens at `COMMIT`.
     CommitUnknown {
         /// Whether the transaction is committed.
         committed: bool,
     },
+    /// The pool has no free connection in time. The call gets the error of a pool's timeout in place of a connection. If an
+    /// attempt keeps the connection of the one before, it does not ask the pool, and there is no fault.
+    PoolExhausted,
+    /// The server is slow: it waits this long before the statement or `COMMIT`.
+    Slow(Duration),
+}
+
+/// When a fault comes in an attempt.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Place {
+    /// Before `BEGIN`.
+    Begin,
+    /// In place of this statement, or before it: 1 for the first.
+    Statement(u32),
+    /// Just before `COMMIT`, or at `COMMIT`.
+    Commit,
 }
 
 /// Ends the session.
@@ -38,19 +59,36 @@ macro_rules! raise {
 }
 
 impl Fault {
-    /// All faults.
-    pub(crate) const ALL: [Self; 6] = [
+    /// All faults that make an attempt fail.
+    pub(crate) const FAILURES: [Self; 8] = [
         Self::SerializationFailure,
         Self::Deadlock,
         Self::LockTimeout,
         Self::ConnectionClosed,
+        Self::SessionTerminated,
         Self::CommitUnknown { committed: false },
         Self::CommitUnknown { committed: true },
+        Self::PoolExhausted,
     ];
 
-    /// Whether it always happens at `COMMIT`.
-    pub(crate) const fn is_of_commit(self) -> bool {
-        matches!(self, Self::CommitUnknown { .. })
+    /// When it comes if the plan does not say so.
+    pub(crate) const fn default_place(self) -> Place {
+        match self {
+            Self::PoolExhausted => Place::Begin,
+            Self::SessionTerminated => Place::Statement(1),
+            _ => Place::Commit,
+        }
+    }
+
+    /// Whether it can come there.
+    pub(crate) const fn fits(self, place: Place) -> bool {
+        match self {
+            Self::ConnectionClosed => true,
+            Self::CommitUnknown { .. } => matches!(place, Place::Commit),
+            Self::PoolExhausted => matches!(place, Place::Begin),
+            Self::SessionTerminated => matches!(place, Place::Statement(_)),
+            _ => matches!(place, Place::Statement(_) | Place::Commit),
+        }
     }
 
     /// Its name in reports.
@@ -60,19 +98,25 @@ impl Fault {
             Self::Deadlock => "deadlock",
             Self::LockTimeout => "lock timeout",
             Self::ConnectionClosed => "connection closed",
+            Self::SessionTerminated => "session terminated",
             Self::CommitUnknown { committed: true } => "commit unknown, committed",
             Self::CommitUnknown { committed: false } => "commit unknown, not committed",
+            Self::PoolExhausted => "pool exhausted",
+            Self::Slow(_) => "slow",
         }
     }
 
-    /// What the server fails at.
-    pub(crate) fn sql(self) -> &'static str {
-        match self {
+    /// What the server fails at, or waits in.
+    pub(crate) fn sql(self) -> Cow<'static, str> {
+        Cow::Borrowed(match self {
             Self::SerializationFailure => raise!("serialization_failure", "could not serialize access"),
             Self::Deadlock => raise!("deadlock_detected", "deadlock detected"),
             Self::LockTimeout => raise!("lock_not_available", "canceling statement due to lock timeout"),
-            Self::ConnectionClosed | Self::CommitUnknown { .. } => TERMINATE,
-        }
+            Self::Slow(time) => return format!("SELECT pg_catalog.pg_sleep({})", time.as_secs_f64()).into(),
+            Self::ConnectionClosed | Self::SessionTerminated | Self::CommitUnknown { .. } => TERMINATE,
+            // It does not come from the server.
+            Self::PoolExhausted => "",
+        })
     }
 }
 

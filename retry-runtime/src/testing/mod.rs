@@ -2,11 +2,11 @@
 //!
 //! A function whose attempts all commit in tests is not known to survive a retry. With the feature `testing`, a call in
 //! [`with_faults`] fails as its [`Plan`] says, and is retried. The variable `RETRY_FAULTS` does the same to all calls of an
-//! existing test suite. [`assert_retry_safe`] tries each fault at each place. [The guide](crate::guide::testing) shows all of
+//! existing test suite. [`drop_after`] drops a call while it runs. [`assert_retry_safe`] tries all of it. [The guide](crate::guide::testing) shows all of
 //! them.
 //!
-//! The server itself raises each fault: it rolls the transaction back, or ends the session. So a retry here takes the same
-//! way as one in production.
+//! The server itself raises each fault but [`Fault::PoolExhausted`]: it rolls the transaction back, or ends the session. So a
+//! retry here takes the same way as one in production.
 //!
 //! ```
 //! use retry_runtime::testing::{Fault, Plan, with_faults};
@@ -28,6 +28,7 @@
 //! `--cfg retry_testing_in_release`.
 
 pub(crate) mod attempt;
+mod dropped;
 mod environment;
 pub(crate) mod fault;
 mod plan;
@@ -36,6 +37,7 @@ mod safe;
 pub(crate) mod scope;
 mod tables;
 
+pub use self::dropped::drop_after;
 pub use self::fault::Fault;
 pub use self::plan::Plan;
 pub use self::report::{Report, report};

@@ -1,9 +1,11 @@
 //! What a test asks for: a fault, and the attempts that it hits.
 
 use crate::testing::attempt::{Attempt, PlannedFault};
-use crate::testing::fault::Fault;
+use crate::testing::fault::{Fault, Place};
 
-/// Which fault hits which calls: by default the first attempt of every call, just before `COMMIT`.
+/// Which fault hits which calls: by default the first attempt of every call, just before `COMMIT`. Two faults do not come
+/// there: by default [`Fault::SessionTerminated`] comes in place of the first statement, and [`Fault::PoolExhausted`] before
+/// `BEGIN`.
 ///
 /// A nested call is a part of the outermost call, and has no faults of its own.
 ///
@@ -15,30 +17,44 @@ use crate::testing::fault::Fault;
 #[derive(Clone, Debug)]
 pub struct Plan {
     fault: Fault,
-    statement: Option<u32>,
+    place: Place,
     attempt: u32,
     functions: &'static [&'static str],
 }
 
 impl Plan {
-    /// Every call has this fault in its first attempt, just before `COMMIT`.
+    /// Every call has this fault in its first attempt.
     #[must_use]
     pub const fn new(fault: Fault) -> Self {
-        Self { fault, statement: None, attempt: 1, functions: &[] }
+        Self { fault, place: fault.default_place(), attempt: 1, functions: &[] }
     }
 
-    /// The fault comes in place of this statement of the attempt: 1 for the first. The body gets the error.
+    /// [`Fault::ConnectionClosed`] comes before `BEGIN`, as if the connection had closed while it was idle in the pool.
+    ///
+    /// # Panics
+    /// If the fault can only come later.
+    #[must_use]
+    pub const fn before_begin(self) -> Self {
+        self.at(Place::Begin)
+    }
+
+    /// The fault comes in place of this statement of the attempt: 1 for the first. The body gets the error. After
+    /// [`Fault::Slow`] the statement runs.
     ///
     /// All methods of [`Transaction`](crate::Transaction) that send something count, `prepare` too, and those of nested
     /// calls. If the attempt has fewer statements, there is no fault.
     ///
     /// # Panics
-    /// If `statement` is 0, or if the fault is [`Fault::CommitUnknown`].
+    /// If `statement` is 0, or if the fault is [`Fault::CommitUnknown`] or [`Fault::PoolExhausted`].
     #[must_use]
     pub const fn before_statement(self, statement: u32) -> Self {
         assert!(statement > 0, "the first statement is number 1");
-        assert!(!self.fault.is_of_commit(), "`CommitUnknown` happens at COMMIT");
-        Self { statement: Some(statement), ..self }
+        self.at(Place::Statement(statement))
+    }
+
+    pub(super) const fn at(self, place: Place) -> Self {
+        assert!(self.fault.fits(place), "this fault cannot come at this place");
+        Self { place, ..self }
     }
 
     /// The fault comes in this attempt: 1 for the first.
@@ -63,7 +79,7 @@ impl Plan {
     pub(crate) fn fault_of(&self, attempt: &Attempt<'_>) -> Option<PlannedFault> {
         let aims_at = |name: &&str| is_named(attempt.function, name);
         let hits = self.attempt == attempt.number && (self.functions.is_empty() || self.functions.iter().any(aims_at));
-        hits.then_some(PlannedFault { fault: self.fault, statement: self.statement })
+        hits.then_some(PlannedFault { fault: self.fault, place: self.place })
     }
 }
 
@@ -76,6 +92,19 @@ fn is_named(function: &str, name: &str) -> bool {
 mod tests {
     use super::*;
     use crate::policy::Policy;
+
+    #[test]
+    fn a_fault_comes_only_at_its_places() {
+        let refuses = |plan: fn() -> Plan| std::panic::catch_unwind(plan).is_err();
+        assert!(refuses(|| Plan::new(Fault::PoolExhausted).before_statement(1)));
+        assert!(refuses(|| Plan::new(Fault::CommitUnknown { committed: true }).before_statement(1)));
+        assert!(refuses(|| Plan::new(Fault::Deadlock).before_begin()));
+        assert!(refuses(|| Plan::new(Fault::Deadlock).before_statement(0)));
+        assert!(!refuses(|| Plan::new(Fault::ConnectionClosed).before_begin().before_statement(1)));
+        for fault in Fault::FAILURES {
+            assert!(fault.fits(fault.default_place()), "{fault:?}");
+        }
+    }
 
     #[test]
     fn a_plan_aims_at_functions_and_attempts() {

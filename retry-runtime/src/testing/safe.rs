@@ -1,14 +1,13 @@
 //! Checks that a function survives every fault.
 
 use std::fmt::Debug;
-use std::future::poll_fn;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::task::Poll;
 
 use crate::pool::Pool;
 use crate::testing::attempt::Observed;
-use crate::testing::fault::Fault;
+use crate::testing::dropped::drop_after;
+use crate::testing::fault::{Fault, Place};
 use crate::testing::plan::Plan;
 use crate::testing::scope::{observe, without_faults};
 use crate::testing::tables::{Contents, Tables};
@@ -18,8 +17,8 @@ const MAX_PLACES: u32 = 200;
 
 /// Panics unless `call` has the same effects with each fault as without one.
 ///
-/// The call runs twice without a fault. Then it runs with each fault, before `COMMIT` and in the place of each statement, and
-/// is dropped after each of its polls. Before each run, the rows of `tables` are restored. After it, they are compared, and
+/// The call runs twice without a fault. Then it runs with each [`Fault`], before `BEGIN`, at each statement and before
+/// `COMMIT`, and is dropped after each of its polls. [`Fault::Slow`] is not tried: it makes no attempt fail. Before each run, the rows of `tables` are restored. After it, they are compared, and
 /// so are the value that the call returned and the number of hooks that its commits ran. A call that was dropped, or that
 /// returned an error although no conflict was the fault, must have done all or nothing.
 ///
@@ -73,25 +72,18 @@ where
     };
     let expected = Expected { value, hooks, before, after };
 
-    for fault in Fault::ALL {
-        let last = if fault.is_of_commit() { 0 } else { MAX_PLACES };
-        // 0 stands for COMMIT.
-        for statement in 0..=last {
-            let plan = Plan::new(fault);
-            let plan = if statement == 0 { plan } else { plan.before_statement(statement) };
-            let place = match statement {
-                _ if fault.is_of_commit() => String::new(),
-                0 => String::from(" before COMMIT"),
-                _ => format!(" in place of statement {statement}"),
-            };
+    for fault in Fault::FAILURES {
+        let places = [Place::Commit, Place::Begin].into_iter().chain((1..=MAX_PLACES).map(Place::Statement));
+        for place in places.filter(|place| fault.fits(*place)) {
             let observed = Arc::<Observed>::default();
-            let result = observe(Some(plan), observed.clone(), call()).await;
+            let result = observe(Some(Plan::new(fault).at(place)), observed.clone(), call()).await;
             let found = tables.read().await;
             tables.restore().await;
-            if !observed.has_fault.load(Ordering::Relaxed) && statement > 0 {
+            // There are no more statements.
+            if !observed.has_fault.load(Ordering::Relaxed) && matches!(place, Place::Statement(_)) {
                 break;
             }
-            let disturbance = format!("after a fault ({}{place})", fault.as_str());
+            let disturbance = format!("after a fault ({}{})", fault.as_str(), describe(fault, place));
             expected.compare(&disturbance, result, observed.hooks.load(Ordering::Relaxed), &found, fault);
         }
     }
@@ -106,27 +98,22 @@ where
     }
 }
 
+/// When the fault came, if its name does not say so.
+fn describe(fault: Fault, place: Place) -> String {
+    match place {
+        _ if matches!(fault, Fault::CommitUnknown { .. } | Fault::PoolExhausted) => String::new(),
+        Place::Begin => String::from(" before BEGIN"),
+        Place::Commit => String::from(" before COMMIT"),
+        Place::Statement(statement) => format!(" in place of statement {statement}"),
+    }
+}
+
 /// A run without a fault.
 async fn quiet<T, E: Debug>(tables: &Tables<'_>, call: impl Future<Output = Result<T, E>>) -> (T, usize, Contents) {
     let observed = Arc::<Observed>::default();
     let value = observe(None, observed.clone(), call).await;
     let value = value.unwrap_or_else(|error| panic!("without a fault the call failed: {error:?}"));
     (value, observed.hooks.load(Ordering::Relaxed), tables.read().await)
-}
-
-/// Polls a future up to `polls` times, and drops it.
-async fn drop_after<F: Future>(polls: u32, future: F) -> Option<F::Output> {
-    let mut future = Box::pin(future);
-    let mut left = polls;
-    poll_fn(|cx| {
-        left -= 1;
-        match future.as_mut().poll(cx) {
-            Poll::Ready(output) => Poll::Ready(Some(output)),
-            Poll::Pending if left == 0 => Poll::Ready(None),
-            Poll::Pending => Poll::Pending,
-        }
-    })
-    .await
 }
 
 /// What a run without a fault returned, how many hooks ran after its commits, and the rows before and after it.

@@ -51,6 +51,7 @@ impl<'a> Tables<'a> {
     }
 
     /// Waits for transactions that have written to the tables, and restores the rows.
+    // Below some 10,000 rows this is faster than a new database from a template, for which the call would need a new pool.
     pub(super) async fn restore(&self) {
         let mut sql = format!("BEGIN; {}", self.lock());
         for Table { name, .. } in self.tables.iter().rev() {

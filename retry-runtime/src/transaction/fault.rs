@@ -1,4 +1,4 @@
-//! Faults for tests: in place of a statement, and around COMMIT.
+//! Faults for tests: before BEGIN, at a statement, and around COMMIT.
 
 use std::borrow::Cow;
 use std::pin::Pin;
@@ -15,7 +15,7 @@ use crate::transaction::context::TxContext;
 use crate::transaction::status::AttemptStatus;
 
 pin_project! {
-    /// A statement that a fault may replace.
+    /// A statement that a fault may replace, or delay.
     pub(crate) struct Replaceable<'a, F> {
         #[pin]
         statement: F,
@@ -38,8 +38,8 @@ impl<T, F: Future<Output = Result<T, Error>>> Future for Replaceable<'_, F> {
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<F::Output> {
         let this = self.project();
         if !std::mem::replace(this.has_left, true) {
-            let sql = this.status.with_faults(AttemptFaults::instead_of_statement);
-            *this.fault = sql.map(|sql| Box::pin(driver::run(this.client, sql)) as _);
+            let fault = this.status.with_faults(AttemptFaults::before_statement);
+            *this.fault = fault.map(|fault| raise(fault, this.client));
         }
         if let Some(fault) = this.fault {
             ready!(fault.as_mut().poll(cx))?;
@@ -49,11 +49,23 @@ impl<T, F: Future<Output = Result<T, Error>>> Future for Replaceable<'_, F> {
     }
 }
 
+/// Raises the fault. If it returns no error, the statement follows.
+fn raise(fault: Fault, client: &Client) -> BoxFuture<'_, Result<(), Error>> {
+    Box::pin(async move {
+        if fault == Fault::ConnectionClosed {
+            // The statement itself fails.
+            drop(close(client).await);
+            return Ok(());
+        }
+        driver::run(client, &fault.sql()).await
+    })
+}
+
 /// A fault just before COMMIT.
 #[derive(Debug)]
 pub(crate) enum BeforeCommit {
-    /// This statement fails in the message that commits.
-    Conflict(&'static str),
+    /// This statement comes first in the message that commits. It fails, or waits.
+    Statement(Cow<'static, str>),
     /// The connection is closed, and COMMIT cannot be sent.
     Closed(Error),
     /// As if COMMIT had been sent: there is no reply.
@@ -61,12 +73,19 @@ pub(crate) enum BeforeCommit {
 }
 
 impl TxContext<'_> {
+    /// Closes the connection before BEGIN leaves, if a fault says so.
+    pub(crate) async fn fault_before_begin(&self) {
+        if self.status.with_faults(AttemptFaults::closes_before_begin) {
+            drop(close(self.client).await);
+        }
+    }
+
     /// The fault just before COMMIT, if there is one. Closes the connection if it says so.
     pub(crate) async fn fault_before_commit(&self) -> Option<BeforeCommit> {
         match self.status.with_faults(AttemptFaults::before_commit)? {
             Fault::ConnectionClosed => close(self.client).await.map(BeforeCommit::Closed),
             Fault::CommitUnknown { .. } => close(self.client).await.map(BeforeCommit::NoReply),
-            conflict => Some(BeforeCommit::Conflict(conflict.sql())),
+            fault => Some(BeforeCommit::Statement(fault.sql())),
         }
     }
 

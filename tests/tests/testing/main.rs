@@ -5,8 +5,10 @@ mod environment;
 mod safe;
 mod suite;
 
+use std::time::Duration;
+
 use deadpool_postgres::Pool;
-use retry_runtime::testing::{Fault, Plan, inherit, report, with_faults, without_faults};
+use retry_runtime::testing::{Fault, Plan, drop_after, inherit, report, with_faults, without_faults};
 use retry_runtime::{Error, Source, Transaction, install, transactional};
 use retry_tests::Database;
 use retry_tests::events::{Events, Fields};
@@ -74,6 +76,8 @@ write! {
     apply_twice, unknown_commit = "retry";
     look_up, unknown_commit = "resolve";
     look_up_token, unknown_commit = "token";
+    write_in_time, deadline = "300ms";
+    write_without_retries, retries = 0;
 }
 
 #[transactional]
@@ -173,7 +177,10 @@ async fn every_way_to_begin_and_commit_has_faults() {
 #[tokio::test]
 async fn a_closed_connection_is_retried_on_another() {
     let f = Fixture::new().await;
-    for plan in [Plan::new(Fault::ConnectionClosed), Plan::new(Fault::ConnectionClosed).before_statement(2)] {
+    let closed = Plan::new(Fault::ConnectionClosed);
+    let terminated = Plan::new(Fault::SessionTerminated);
+    let plans = [closed.clone(), closed.before_statement(2), terminated.clone(), terminated.before_statement(2)];
+    for plan in plans {
         f.client.batch_execute("TRUNCATE ledger").await.unwrap();
         let events = Events::capture();
         assert_eq!(with_faults(plan, write(&f.pool)).await.unwrap(), 2);
@@ -185,6 +192,69 @@ async fn a_closed_connection_is_retried_on_another() {
     let error = with_faults(Plan::new(Fault::ConnectionClosed), write(&mut client)).await.unwrap_err();
     assert!(matches!(error, Error::Postgres(_)), "{error:?}: the caller's own connection is closed");
     assert!(client.is_closed());
+}
+
+#[tokio::test]
+async fn the_error_says_whether_a_statement_ran_when_the_session_ended() {
+    let f = Fixture::new().await;
+    for (fault, sqlstate) in [(Fault::SessionTerminated, Some("57P01")), (Fault::ConnectionClosed, None)] {
+        let plan = Plan::new(fault).before_statement(2);
+        let Error::Postgres(error) = with_faults(plan, write_without_retries(&f.pool)).await.unwrap_err() else {
+            panic!("it is the driver's error");
+        };
+        assert_eq!(error.code().map(|code| code.code()), sqlstate, "{error:?}");
+    }
+    assert!(f.committed().await.is_empty());
+}
+
+#[tokio::test]
+async fn an_idle_connection_closes() {
+    let f = Fixture::new().await;
+    let plan = Plan::new(Fault::ConnectionClosed).before_begin();
+    for pipelined in [false, true] {
+        f.client.batch_execute("TRUNCATE ledger").await.unwrap();
+        let events = Events::capture();
+        let call = async { if pipelined { write_pipelined(&f.pool).await } else { write(&f.pool).await } };
+        assert_eq!(with_faults(plan.clone(), call).await.unwrap(), 2);
+        assert_eq!(events.of("retrying")[0]["class"], "connection");
+        assert_eq!(f.committed().await, [2, 2]);
+    }
+}
+
+#[tokio::test]
+async fn the_pool_is_exhausted() {
+    let f = Fixture::new().await;
+    let plan = Plan::new(Fault::PoolExhausted);
+    assert_eq!(with_faults(plan.clone(), write(&f.pool)).await.unwrap(), 2);
+    assert_eq!(f.the_retry()["class"], "capacity");
+    assert_eq!(f.committed().await, [2, 2]);
+    let error = with_faults(plan.clone(), write_without_retries(&f.pool)).await.unwrap_err();
+    assert!(matches!(error, Error::Pool(_)), "{error:?}");
+    assert_eq!(with_faults(plan, write(&mut f.db.client().await)).await.unwrap(), 1, "it has no pool");
+}
+
+#[tokio::test]
+async fn a_slow_server_lets_the_deadline_pass() {
+    let f = Fixture::new().await;
+    let slow = Plan::new(Fault::Slow(Duration::from_secs(60)));
+    for plan in [slow.clone(), slow.before_statement(2)] {
+        let error = with_faults(plan, write_in_time(&f.pool)).await.unwrap_err();
+        assert!(matches!(error, Error::DeadlineExceeded { .. } | Error::CommitUnknown { .. }), "{error:?}");
+        assert!(f.committed().await.is_empty());
+    }
+    let slow = Plan::new(Fault::Slow(Duration::from_millis(1)));
+    for plan in [slow.clone(), slow.before_statement(2)] {
+        assert_eq!(with_faults(plan, write(&f.pool)).await.unwrap(), 1);
+    }
+    assert_eq!(f.committed().await, [1, 1, 1, 1]);
+}
+
+#[tokio::test]
+async fn a_call_is_dropped_while_it_runs() {
+    let f = Fixture::new().await;
+    assert_eq!(drop_after(2, write(&f.pool)).await.map(Result::unwrap), None);
+    assert_eq!(drop_after(1_000, write(&f.pool)).await.map(Result::unwrap), Some(1));
+    assert_eq!(f.committed().await, [1, 1]);
 }
 
 #[tokio::test]
