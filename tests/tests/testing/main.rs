@@ -13,6 +13,7 @@ use retry_runtime::{Error, Source, Transaction, install, transactional};
 use retry_tests::Database;
 use retry_tests::events::{Events, Fields};
 use tokio_postgres::Client;
+use tokio_postgres::error::SqlState;
 
 const CONFLICTS: [(Fault, &str, &str); 3] = [
     (Fault::SerializationFailure, "40001", "serialization"),
@@ -202,7 +203,7 @@ async fn the_error_says_whether_a_statement_ran_when_the_session_ended() {
         let Error::Postgres(error) = with_faults(plan, write_without_retries(&f.pool)).await.unwrap_err() else {
             panic!("it is the driver's error");
         };
-        assert_eq!(error.code().map(|code| code.code()), sqlstate, "{error:?}");
+        assert_eq!(error.code().map(SqlState::code), sqlstate, "{error:?}");
     }
     assert!(f.committed().await.is_empty());
 }
