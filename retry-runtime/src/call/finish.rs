@@ -115,7 +115,7 @@ impl Transaction<'_> {
         if let Some(failure) = body_error.failure {
             hidden = status.failure().filter(|first| failure.is_symptom() && !first.is_symptom());
             // It may come from another connection, so it does not prove that this session has ended.
-            status.record(Failure { ends_session: false, ..failure });
+            status.record_of_body(Failure { ends_session: false, ..failure });
         }
         // The caller gets the error of a sent statement itself: then nothing is hidden.
         let replaces = (ok && !commits) || (body_error.own && hidden.is_some());

@@ -207,6 +207,8 @@ impl Transaction<'_> {
     /// Forgets what the savepoint has seen and registered.
     pub(crate) fn undo_savepoint(&mut self) {
         if let Some(mark) = self.savepoint.take() {
+            // A symptom that was seen may be of a sent statement's failure, which is read and forgiven with it.
+            self.pipeline.read();
             self.context.status.roll_back_to(mark);
             // A conflict among them is not forgiven.
             self.pipeline.delay_commit();

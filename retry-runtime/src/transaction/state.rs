@@ -33,6 +33,8 @@ pub(super) struct Status {
     /// A rollback to a savepoint has undone statements before this one, or they had succeeded. A failure of theirs counts
     /// only if it is a conflict, even if its reply is read later.
     pub(super) forgiven: u32,
+    /// Whether a failure of one of them was seen. A later symptom in the body's own error may be of that failure.
+    pub(super) forgave_failure: bool,
     pub(super) hooks: Hooks,
     pub(super) interrupt: Interrupt,
     /// The reply to COMMIT, while it or its flush is waited for.
@@ -94,6 +96,15 @@ impl Status {
         self.seen.record(Recorded { statement, failure });
     }
 
+    /// The body has returned an error with this failure.
+    pub(super) fn record_of_body(&mut self, failure: Failure) {
+        let may_be_forgiven = self.forgave_failure && self.suspect != Some(Suspect::RawClient);
+        let is_explained = failure.is_symptom() && self.seen.failure.is_none() && may_be_forgiven;
+        if !is_explained {
+            self.record(self.sent, failure);
+        }
+    }
+
     /// A failure may have gone unseen.
     pub(super) fn doubt(&mut self) {
         self.unproven_since = Some(self.sent);
@@ -116,6 +127,7 @@ impl Status {
         self.sent_error.take_if(|sent_error| sent_error.0 >= mark.sent);
         let is_final = self.seen.failure.as_ref().is_some_and(|recorded| is_final(&recorded.failure));
         if !is_final && !self.seen.cause_unseen() {
+            self.forgave_failure |= self.seen.failure.as_ref().is_some_and(|recorded| !recorded.failure.is_symptom());
             self.seen = mark.seen;
         }
         undone

@@ -58,6 +58,11 @@ impl AttemptStatus {
         status.record(statement, failure);
     }
 
+    /// The body has returned an error with this failure.
+    pub(crate) fn record_of_body(&self, failure: Failure) {
+        self.lock().record_of_body(failure);
+    }
+
     /// The failure that decides: the first, unless a later one was a conflict, or the first was only a symptom.
     pub(crate) fn failure(&self) -> Option<Failure> {
         self.lock().seen.failure.as_ref().map(|recorded| recorded.failure.clone())
@@ -428,6 +433,27 @@ mod tests {
         status.use_raw_client();
         status.record(symptom());
         assert!(status.cause_unseen(), "the driver's client is not watched");
+    }
+
+    #[test]
+    fn the_symptom_of_a_forgiven_failure_is_forgiven() {
+        let status = AttemptStatus::default();
+        let mark = status.mark();
+        status.record(other());
+        status.roll_back_to(mark);
+        drop(status.send(BlindSpots::default()));
+        status.record_of_body(symptom());
+        assert!(status.failure().is_none() && !status.cause_unseen());
+        status.use_raw_client();
+        status.record_of_body(symptom());
+        assert!(status.cause_unseen(), "it may be of a statement of the driver's client");
+        let status = AttemptStatus::default();
+        let mark = status.mark();
+        status.record(symptom());
+        status.roll_back_to(mark);
+        drop(status.send(BlindSpots::default()));
+        status.record_of_body(symptom());
+        assert!(status.cause_unseen(), "no failure was seen");
     }
 
     #[test]
