@@ -22,10 +22,8 @@ pub(super) struct Status {
     pub(super) suspect: Option<Suspect>,
     /// From before BEGIN is sent until COMMIT or ROLLBACK is acknowledged.
     pub(super) in_transaction: bool,
-    /// Whether the deadline has cut the body off.
-    pub(super) expired: bool,
-    /// Whether the body waited for the server then.
-    pub(super) expired_in_statement: bool,
+    /// Whether the deadline has cut the body off. If so: whether the body waited for the server then.
+    pub(super) expired_in_statement: Option<bool>,
     pub(super) begin: BeginReply,
     pub(super) seen: Seen,
     /// The error of the first sent statement that failed, and the statement.

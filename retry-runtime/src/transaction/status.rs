@@ -43,7 +43,7 @@ impl AttemptStatus {
     /// Whether every statement was seen to succeed, BEGIN included, and the deadline has not cut the body off.
     pub(crate) fn is_ready_to_commit(&self) -> bool {
         let status = self.lock();
-        status.all_is_well() && !status.begin.is_pending() && !status.expired
+        status.all_is_well() && !status.begin.is_pending() && status.expired_in_statement.is_none()
     }
 
     /// Notes that the body uses the driver's own client.
@@ -116,23 +116,21 @@ impl AttemptStatus {
 
     pub(crate) fn expire(&self) {
         let mut status = self.lock();
-        status.expired = true;
-        status.expired_in_statement = status.open > 0 || status.begin.is_pending();
+        status.expired_in_statement = Some(status.open > 0 || status.begin.is_pending());
     }
 
     /// The server has ended a statement at the deadline.
     pub(crate) fn expire_in_statement(&self) {
-        let mut status = self.lock();
-        (status.expired, status.expired_in_statement) = (true, true);
+        self.lock().expired_in_statement = Some(true);
     }
 
     /// Whether the deadline has cut the body off while it waited for the server.
     pub(crate) fn has_expired_in_statement(&self) -> bool {
-        self.lock().expired_in_statement
+        self.lock().expired_in_statement == Some(true)
     }
 
     pub(crate) fn has_expired(&self) -> bool {
-        self.lock().expired
+        self.lock().expired_in_statement.is_some()
     }
 
     /// Notes that a cancel request follows. `false`: no statement is waited for.

@@ -9,7 +9,7 @@ pub(crate) struct Expected {
     pub(crate) trace: Vec<Entry>,
     pub(crate) ok: bool,
     /// The rows that are committed.
-    pub(crate) rows: Vec<u32>,
+    pub(crate) rows: Vec<i32>,
 }
 
 /// The body ends with an error.
@@ -22,18 +22,24 @@ enum When {
     Always,
 }
 
+/// Why an attempt is retried unless it commits. A rollback to a savepoint does not change it.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Cause {
+    Conflict,
+    /// A message of a dropped call has aborted the transaction. It may have been a conflict.
+    Unseen,
+}
+
 /// An attempt of the call.
 struct Attempt<'a> {
     number: u32,
-    rows: Vec<u32>,
-    hooks: Vec<(When, u32)>,
+    rows: Vec<i32>,
+    hooks: Vec<(When, i32)>,
     /// The server refuses statements until a rollback to a savepoint.
     is_aborted: bool,
     /// A sent statement has failed, and no savepoint has undone it.
     has_sent_error: bool,
-    has_conflict: bool,
-    /// A message of a dropped call has aborted it. It may have been a conflict.
-    is_unseen: bool,
+    cause: Option<Cause>,
     trace: &'a mut Vec<Entry>,
     drops: &'a mut dyn Iterator<Item = Drop>,
 }
@@ -57,18 +63,18 @@ pub(crate) fn run(script: &Script, drops: &mut dyn Iterator<Item = Drop>, attemp
             hooks: Vec::new(),
             is_aborted: false,
             has_sent_error: false,
-            has_conflict: false,
-            is_unseen: false,
+            cause: None,
             trace: &mut trace,
             drops,
         };
         let mut rollback_only = false;
         let ok = attempt.run(&script.steps, &mut rollback_only).is_ok() && script.ok;
-        let commits = ok && !rollback_only && !attempt.has_conflict && !attempt.is_aborted;
+        let has_conflict = attempt.cause == Some(Cause::Conflict);
+        let commits = ok && !rollback_only && !has_conflict && !attempt.is_aborted;
         // If a failure was seen later, that one decides.
-        let is_unseen = attempt.is_unseen && number < attempts;
-        let asks = !commits && !rollback_only && (attempt.has_conflict || is_unseen);
-        let budget = if attempt.has_conflict { &mut conflicts } else { &mut unseen };
+        let is_unseen = attempt.cause == Some(Cause::Unseen) && number < attempts;
+        let asks = !commits && !rollback_only && (has_conflict || is_unseen);
+        let budget = if has_conflict { &mut conflicts } else { &mut unseen };
         *budget += u32::from(asks);
         let retries = asks && *budget <= RETRIES;
         let returns_ok = commits || (ok && rollback_only && !attempt.has_sent_error);
@@ -100,12 +106,12 @@ impl Attempt<'_> {
             Kind::SendFailing => self.sent_failed(),
             Kind::Conflict { until, .. } if self.number > *until && !self.is_aborted => self.replied(step, true),
             Kind::Conflict { returned, .. } => {
-                self.has_conflict |= !self.is_aborted;
+                self.conflicts();
                 return self.failed(step, *returned);
             }
             Kind::SendConflict { until } if self.number > *until && !self.is_aborted => {}
             Kind::SendConflict { .. } => {
-                self.has_conflict |= !self.is_aborted;
+                self.conflicts();
                 self.sent_failed();
             }
             Kind::OnCommit => self.hooks.push((When::Committed, step.id)),
@@ -130,7 +136,7 @@ impl Attempt<'_> {
         Ok(())
     }
 
-    fn write(&mut self, id: u32) -> bool {
+    fn write(&mut self, id: i32) -> bool {
         if !self.is_aborted {
             self.rows.push(id);
         }
@@ -143,6 +149,12 @@ impl Attempt<'_> {
         if returned { Err(Returned) } else { Ok(()) }
     }
 
+    fn conflicts(&mut self) {
+        if !self.is_aborted {
+            self.cause = Some(Cause::Conflict);
+        }
+    }
+
     fn sent_failed(&mut self) {
         // After another failure the error says only that the transaction is aborted.
         self.has_sent_error |= !self.is_aborted;
@@ -151,7 +163,8 @@ impl Attempt<'_> {
 
     fn dropped(&mut self, step: &Step, drop: Drop) {
         if drop == Drop::Aborted && !self.is_aborted {
-            (self.is_aborted, self.is_unseen) = (true, true);
+            self.is_aborted = true;
+            self.cause.get_or_insert(Cause::Unseen);
         }
         let found = if self.is_aborted { Drop::Aborted } else { Drop::Undone };
         self.trace.push(Entry::Dropped(step.id, found));

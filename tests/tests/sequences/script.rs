@@ -9,24 +9,15 @@ pub(crate) struct Script {
     pub(crate) steps: Vec<Step>,
     /// Whether the body returns `Ok`.
     pub(crate) ok: bool,
-    pub(crate) how: How,
     /// Drop the call after so many polls.
     pub(crate) dropped_after: Option<u32>,
-}
-
-/// How the outermost call begins.
-#[derive(Clone, Copy, Debug)]
-pub(crate) enum How {
-    Pool,
-    Pipelined,
-    Client,
 }
 
 /// One step of a body. An error of a step is ignored, unless it says `returned`.
 #[derive(Clone, Debug)]
 pub(crate) struct Step {
     /// Its number in the script.
-    pub(crate) id: u32,
+    pub(crate) id: i32,
     pub(crate) kind: Kind,
 }
 
@@ -81,13 +72,10 @@ pub(crate) const RETRIES: u32 = 2;
 
 /// Random scripts.
 pub(crate) fn scripts() -> impl Strategy<Value = Script> {
-    let how = prop_oneof![Just(How::Pool), Just(How::Pipelined), Just(How::Client)];
-    let parts = (steps(), prop::bool::weighted(0.85), how, dropped_after(0.15));
-    parts.prop_map(|(mut steps, ok, how, dropped_after)| {
+    let parts = (steps(), prop::bool::weighted(0.85), dropped_after(0.15));
+    parts.prop_map(|(mut steps, ok, dropped_after)| {
         number(&mut steps, &mut 0);
-        // Dropped, it would leave its transaction to the next call.
-        let dropped_after = dropped_after.filter(|_| !matches!(how, How::Client));
-        Script { steps, ok, how, dropped_after }
+        Script { steps, ok, dropped_after }
     })
 }
 
@@ -140,7 +128,7 @@ fn can_be_dropped(steps: &[Step]) -> bool {
     })
 }
 
-fn number(steps: &mut [Step], next: &mut u32) {
+fn number(steps: &mut [Step], next: &mut i32) {
     for step in steps {
         *next += 1;
         step.id = *next;

@@ -8,11 +8,11 @@ pub(crate) enum Entry {
     /// The body begins.
     Attempt(u32),
     /// A step was awaited: whether it succeeded.
-    Replied(u32, bool),
+    Replied(i32, bool),
     /// A nested call was dropped.
-    Dropped(u32, Drop),
+    Dropped(i32, Drop),
     /// A hook has run.
-    Hook(u32),
+    Hook(i32),
 }
 
 /// What became of a nested call that could be dropped.
