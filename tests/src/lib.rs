@@ -12,6 +12,7 @@
 //! - [`dashboard`]: makes `docs/grafana.json` from the table of metrics in the guide.
 //! - [`events`]: captures the events that the runtime emits.
 //! - [`scripted`]: a server that follows a script, for engines that cannot be installed here. It records what it receives.
+//! - [`isolation`]: many transactions on lists under random faults, and a check of the isolation that they had.
 //! - [`soak`]: many calls under random faults, each result checked against the database.
 
 // The harness panics to fail the test.
@@ -20,6 +21,7 @@
 pub mod calls;
 pub mod dashboard;
 pub mod events;
+pub mod isolation;
 pub mod pgbouncer;
 #[cfg(target_os = "linux")]
 pub mod power_cut;

@@ -2,12 +2,12 @@
 //! compared with what is in the database.
 
 mod body;
-mod call;
+pub(crate) mod call;
 mod check;
 mod events;
-mod faults;
+pub(crate) mod faults;
 mod functions;
-mod plan;
+pub(crate) mod plan;
 mod report;
 mod sources;
 
@@ -31,7 +31,7 @@ use crate::proxy::Proxy;
 use crate::{Server, connect, reconnect};
 
 /// A call that takes longer hangs: no fault lasts longer than a second or two.
-const HANG_TIMEOUT: Duration = Duration::from_secs(90);
+pub(crate) const HANG_TIMEOUT: Duration = Duration::from_secs(90);
 
 /// The size of a run.
 #[derive(Clone, Copy, Debug)]

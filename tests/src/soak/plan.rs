@@ -122,7 +122,8 @@ fn ending(rng: &mut StdRng, has_deadline: bool) -> Ending {
     }
 }
 
-fn patience(rng: &mut StdRng, micros: u64, polls: u32) -> Patience {
+/// A moment at random: a time of up to `micros`, or a number of polls below `polls`.
+pub(crate) fn patience(rng: &mut StdRng, micros: u64, polls: u32) -> Patience {
     if rng.random_bool(0.5) {
         Patience::Time(Duration::from_micros(rng.random_range(0..micros)))
     } else {
