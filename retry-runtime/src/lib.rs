@@ -14,6 +14,7 @@ mod events;
 pub mod guide;
 mod policy;
 mod pool;
+mod sync;
 #[cfg(feature = "testing")]
 pub mod testing;
 mod transaction;

@@ -2,9 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::pin::pin;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
-use std::time::Duration;
+use std::sync::{Arc, OnceLock, PoisonError};
 
 use crate::call::begin_sql::BeginSql;
 use crate::call::deadlock_gate::DeadlockGate;
@@ -12,6 +10,8 @@ use crate::call::queue::{QueueGuards, Queues};
 use crate::call::server_timeout::SessionTimeout;
 use crate::events::counters::Counters;
 use crate::policy::{Damping, Policy};
+use crate::sync::atomic::{AtomicBool, Ordering};
+use crate::sync::{Instant, Mutex};
 use crate::transaction::deadline::Deadline;
 
 /// A `#[transactional]` function.
@@ -75,9 +75,9 @@ impl Shared {
         self.can_flush.store(true, Ordering::Relaxed);
     }
 
-    /// For how much longer calls run one at a time, if they do.
-    pub(crate) fn closed_for(&self) -> Option<Duration> {
-        self.gate.as_ref().and_then(DeadlockGate::closed_for)
+    /// Until when calls run one at a time, if they do.
+    pub(crate) fn closed_until(&self) -> Option<Instant> {
+        self.gate.as_ref().and_then(DeadlockGate::closed_until)
     }
 
     /// Waits among the calls with equal keys, and then for the turn to run alone, if the call has escalated or the gate
@@ -91,8 +91,8 @@ impl Shared {
             return alone.await;
         }
         // Not longer than the gate is closed: the body of the call that has the turn may be waiting for this call.
-        while let Some(limit) = self.closed_for() {
-            if Deadline::after(Some(limit)).bound(alone.as_mut()).await.is_ok() {
+        while let Some(time) = self.closed_until() {
+            if Deadline::at(time).bound(alone.as_mut()).await.is_ok() {
                 return;
             }
         }
@@ -118,7 +118,7 @@ impl PerPool {
         }
         if per_pool.len() >= MANY_POOLS {
             // Most of these pools no longer exist. If one does, its gate starts from zero.
-            per_pool.retain(|_, shared| Arc::strong_count(shared) > 1 || shared.closed_for().is_some());
+            per_pool.retain(|_, shared| Arc::strong_count(shared) > 1 || shared.closed_until().is_some());
         }
         let gate = (damping && pool.is_some()).then(DeadlockGate::new);
         let shared = Arc::new(Shared {
@@ -132,8 +132,13 @@ impl PerPool {
     }
 }
 
+#[cfg(all(test, shuttle))]
+mod schedules;
+
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
 
     #[test]

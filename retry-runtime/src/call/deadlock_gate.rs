@@ -10,11 +10,13 @@
 //! Attempts that began before are still in deadlocks with each other, and the server would find these one after the other.
 //! If their sessions can be cancelled, `interrupt` cancels the statements that they wait for.
 
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::sync::PoisonError;
+use std::time::Duration;
 
 use tokio::sync::Notify;
+
+use crate::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use crate::sync::{Instant, Mutex, MutexGuard};
 
 /// The longest time that the gate is closed, as a multiple of how long the deadlocked attempt took.
 const LONGEST: u32 = 64;
@@ -62,14 +64,14 @@ impl DeadlockGate {
         }
     }
 
-    /// For how much longer calls run one at a time, if they do.
-    pub(crate) fn closed_for(&self) -> Option<Duration> {
+    /// Until when calls run one at a time, if they do.
+    pub(crate) fn closed_until(&self) -> Option<Instant> {
         if !self.closed.load(Ordering::Relaxed) {
             return None;
         }
-        let left = self.plan().until?.checked_duration_since(Instant::now()).filter(|left| !left.is_zero());
-        self.closed.store(left.is_some(), Ordering::Relaxed);
-        left
+        let until = self.plan().until.filter(|until| Instant::now() < *until);
+        self.closed.store(until.is_some(), Ordering::Relaxed);
+        until
     }
 
     /// An attempt begins.
@@ -89,7 +91,7 @@ impl DeadlockGate {
     pub(crate) fn deadlocked(&self, timer: AttemptTimer) -> Option<Duration> {
         let commits = self.commits.load(Ordering::Relaxed).wrapping_sub(timer.commits);
         let (now, took) = (Instant::now(), timer.began.elapsed());
-        if self.closed_for().is_some() {
+        if self.closed_until().is_some() {
             // Calls that began before the gate closed are still in deadlocks with each other.
             let mut plan = self.plan();
             if !timer.alone {
@@ -158,11 +160,11 @@ mod tests {
         let gate = DeadlockGate::new();
         gate.committed(timer(&gate, 10, 0, false));
         assert_eq!(gate.deadlocked(timer(&gate, 1_000, 101, false)), None, "a hundred could have been committed");
-        assert_eq!(gate.closed_for(), None);
+        assert_eq!(gate.closed_until(), None);
         assert!(about(gate.deadlocked(timer(&gate, 1_000, 90, false)), 2.0));
-        assert!(gate.closed_for().is_some());
+        assert!(gate.closed_until().is_some());
         pass(&gate, 0);
-        assert_eq!(gate.closed_for(), None);
+        assert_eq!(gate.closed_until(), None);
     }
 
     #[test]
@@ -226,6 +228,6 @@ mod tests {
         assert_eq!(gate.plan().until, until, "a call that ran alone met other code");
         assert_eq!(gate.deadlocked(timer(&gate, 1_000, 0, false)), None);
         assert!(gate.plan().until < until, "by now, it is another two seconds");
-        assert!(gate.closed_for().is_some());
+        assert!(gate.closed_until().is_some());
     }
 }

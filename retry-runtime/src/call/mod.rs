@@ -281,7 +281,7 @@ impl<'a> Call<'a> {
 
     /// Whether it must run alone: it has escalated, or the gate is closed.
     fn must_run_alone(&self) -> bool {
-        self.has_escalated() || self.shared.as_ref().is_some_and(|shared| shared.closed_for().is_some())
+        self.has_escalated() || self.shared.as_ref().is_some_and(|shared| shared.closed_until().is_some())
     }
 
     fn has_escalated(&self) -> bool {

@@ -7,12 +7,12 @@
 use std::collections::HashMap;
 use std::collections::hash_map::RandomState;
 use std::hash::{BuildHasher, Hash, Hasher};
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{Arc, OnceLock, PoisonError};
 
 use siphasher::sip128::{Hasher128, SipHasher13};
-use tokio::sync::{Mutex as Queue, OwnedMutexGuard as Head};
 
 use crate::commit::QUEUES;
+use crate::sync::{Head, Mutex, MutexGuard, Queue};
 
 /// The queues of one function and pool. Tokio's mutexes are first in, first out.
 #[derive(Debug, Default)]
@@ -199,6 +199,9 @@ impl<K: Hash + ?Sized> Key for K {
         self.hash(hasher);
     }
 }
+
+#[cfg(all(test, shuttle))]
+mod schedules;
 
 #[cfg(test)]
 mod tests {

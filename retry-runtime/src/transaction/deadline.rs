@@ -6,8 +6,8 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use pin_project_lite::pin_project;
-use tokio::time::{Instant, Sleep, sleep_until};
 
+use crate::sync::{Instant, Sleep, sleep_until};
 use crate::transaction::scoped::Scoped;
 
 /// When a call must be over, if it has a limit.
@@ -76,6 +76,10 @@ impl Deadline {
     /// The deadline of a call: the earlier of `limit` from now and that of [`with_deadline`] around the call.
     pub(crate) fn of_call(limit: Option<Duration>) -> Self {
         Self::after(limit).or(Self(AROUND.get()))
+    }
+
+    pub(crate) fn at(time: Instant) -> Self {
+        Self(Some(time))
     }
 
     pub(crate) fn after(limit: Option<Duration>) -> Self {

@@ -1,6 +1,6 @@
 //! The retry budget of a pool: how many retries its calls may make.
 
-use std::sync::atomic::{AtomicU32, Ordering};
+use crate::sync::atomic::{AtomicU32, Ordering};
 
 /// Tenths of a token: what a retry takes, what a commit adds, and what a bucket holds at first and at most.
 const RETRY: u32 = 10;
@@ -65,6 +65,9 @@ impl Bucket {
         self.tenths.fetch_update(Ordering::Relaxed, Ordering::Relaxed, change).is_ok()
     }
 }
+
+#[cfg(all(test, shuttle))]
+mod schedules;
 
 #[cfg(test)]
 mod tests {

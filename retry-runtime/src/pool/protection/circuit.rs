@@ -1,9 +1,9 @@
 //! The circuit breaker of a pool: when calls are refused, and which call tries again.
 
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::PoisonError;
 use std::time::Duration;
 
-use tokio::time::Instant;
+use crate::sync::{Instant, Mutex, MutexGuard};
 
 /// How long the circuit stays open, unless the user sets another time.
 pub(crate) const OPEN_FOR: Duration = Duration::from_secs(5);
@@ -187,6 +187,9 @@ impl Window {
         results >= MIN_RESULTS && failures * 2 >= results
     }
 }
+
+#[cfg(all(test, shuttle))]
+mod schedules;
 
 #[cfg(test)]
 mod tests {
