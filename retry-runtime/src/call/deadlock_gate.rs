@@ -42,6 +42,12 @@ struct Plan {
     span: Duration,
 }
 
+impl Plan {
+    fn closed_until(&self, now: Instant) -> Option<Instant> {
+        self.until.filter(|until| now < *until)
+    }
+}
+
 /// An attempt that is under way.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct AttemptTimer {
@@ -69,7 +75,9 @@ impl DeadlockGate {
         if !self.closed.load(Ordering::Relaxed) {
             return None;
         }
-        let until = self.plan().until.filter(|until| Instant::now() < *until);
+        let plan = self.plan();
+        let until = plan.closed_until(Instant::now());
+        // Under the lock: a deadlock may close it at this time.
         self.closed.store(until.is_some(), Ordering::Relaxed);
         until
     }
@@ -90,10 +98,12 @@ impl DeadlockGate {
     /// The server ended it because of a deadlock. `Some`: from now on, and for this time, calls run one at a time.
     pub(crate) fn deadlocked(&self, timer: AttemptTimer) -> Option<Duration> {
         let commits = self.commits.load(Ordering::Relaxed).wrapping_sub(timer.commits);
-        let (now, took) = (Instant::now(), timer.began.elapsed());
-        if self.closed_until().is_some() {
+        let took = timer.began.elapsed();
+        // One lock for all: of deadlocks at the same time, one closes the gate.
+        let mut plan = self.plan();
+        let now = Instant::now();
+        if plan.closed_until(now).is_some() {
             // Calls that began before the gate closed are still in deadlocks with each other.
-            let mut plan = self.plan();
             if !timer.alone {
                 plan.until = Some(now + plan.span);
                 self.closing.notify_waiters();
@@ -105,7 +115,6 @@ impl DeadlockGate {
         if commits > one_by_one.max(1) {
             return None;
         }
-        let mut plan = self.plan();
         let soon = plan.until.is_some_and(|until| now < until + plan.span + took * 2);
         plan.span = if soon { (plan.span * 2).min(took * LONGEST) } else { took * 2 };
         plan.until = Some(now + plan.span);
@@ -133,6 +142,9 @@ impl DeadlockGate {
 fn micros(time: Duration) -> u64 {
     u64::try_from(time.as_micros()).unwrap_or(u64::MAX)
 }
+
+#[cfg(all(test, shuttle))]
+mod schedules;
 
 #[cfg(test)]
 mod tests {
