@@ -25,10 +25,9 @@ const LONGEST: u32 = 64;
 #[derive(Debug)]
 pub(crate) struct DeadlockGate {
     commits: AtomicU64,
-    /// How long a transaction takes without any conflict, in microseconds. 0: unknown.
+    /// How long a transaction takes without any conflict, in half microseconds. 0: unknown. Odd: it was measured one at a
+    /// time. Even: it is the shortest time seen.
     takes: AtomicU64,
-    /// Whether `takes` was measured one at a time. Otherwise it is the shortest time seen.
-    measured: AtomicBool,
     closed: AtomicBool,
     /// Tells the attempts under way that the gate closes.
     pub(crate) closing: Notify,
@@ -63,7 +62,6 @@ impl DeadlockGate {
         Self {
             commits: AtomicU64::new(0),
             takes: AtomicU64::new(0),
-            measured: AtomicBool::new(false),
             closed: AtomicBool::new(false),
             closing: Notify::const_new(),
             plan: Mutex::new(Plan { until: None, span: Duration::ZERO }),
@@ -90,7 +88,7 @@ impl DeadlockGate {
     /// It is committed.
     pub(crate) fn committed(&self, timer: AttemptTimer) {
         self.commits.fetch_add(1, Ordering::Relaxed);
-        if timer.alone || !self.measured.load(Ordering::Relaxed) {
+        if timer.alone || self.takes.load(Ordering::Relaxed) % 2 == 0 {
             self.measure(timer.alone, micros(timer.began.elapsed()));
         }
     }
@@ -111,7 +109,7 @@ impl DeadlockGate {
             return None;
         }
         // The other transaction of the deadlock may be committed by now. So one commit is not progress.
-        let one_by_one = micros(took) / self.takes.load(Ordering::Relaxed).max(1);
+        let one_by_one = micros(took) / self.takes().max(1);
         if commits > one_by_one.max(1) {
             return None;
         }
@@ -123,15 +121,24 @@ impl DeadlockGate {
         Some(plan.span)
     }
 
+    /// How long a transaction takes without any conflict, in microseconds. 0: unknown.
+    fn takes(&self) -> u64 {
+        self.takes.load(Ordering::Relaxed) / 2
+    }
+
     /// A moving average of the times measured one at a time. Until there is one, the shortest time seen.
     fn measure(&self, alone: bool, took: u64) {
-        let known = self.takes.load(Ordering::Relaxed);
-        let takes = match (alone, self.measured.swap(alone, Ordering::Relaxed)) {
-            (true, true) => (known * 7 + took) / 8,
-            (false, _) if known > 0 => known.min(took),
-            _ => took,
-        };
-        self.takes.store(takes.max(1), Ordering::Relaxed);
+        let took = took.max(1);
+        // Most find a shorter time, and only read.
+        let _ = self.takes.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |takes| {
+            let (known, measured) = (takes / 2, takes % 2 == 1);
+            match (alone, measured) {
+                (true, true) => Some((known * 7 + took) / 8 * 2 + 1),
+                (true, false) => Some(took * 2 + 1),
+                (false, false) if known == 0 || took < known => Some(took * 2),
+                (false, _) => None,
+            }
+        });
     }
 
     fn plan(&self) -> MutexGuard<'_, Plan> {

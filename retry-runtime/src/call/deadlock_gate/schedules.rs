@@ -68,3 +68,20 @@ fn attempts_under_way_are_told_of_each_deadlock_while_it_closes() {
         results(waiting);
     });
 }
+
+#[test]
+fn a_time_measured_one_at_a_time_is_kept_beside_shorter_ones() {
+    check(|| {
+        let gate = Arc::new(DeadlockGate::new());
+        let attempts = [false, true, false].map(|alone| {
+            let gate = gate.clone();
+            spawn(async move {
+                let timer = if alone { AttemptTimer { alone, ..timer(&gate) } } else { gate.begin(alone) };
+                gate.committed(timer);
+            })
+        });
+        results(attempts);
+        assert_eq!(gate.commits.load(Ordering::Relaxed), 3);
+        assert_eq!(gate.takes(), micros(TOOK));
+    });
+}
