@@ -1,15 +1,17 @@
-//! A scripted server on localhost, for engines that cannot be installed here. It speaks PostgreSQL's protocol, knows
-//! whether a transaction is open, runs nothing, and records what it receives. Statements have no parameters.
+//! A scripted server, for engines that cannot be installed here and for simulated networks. It speaks PostgreSQL's
+//! protocol, knows whether a transaction is open, runs nothing, and records what it receives. Statements have no
+//! parameters.
 //!
 //! What a real server can do is tested on a real server.
 
 use std::fmt::Debug;
 use std::mem;
+use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use async_trait::async_trait;
-use futures_util::{Sink, SinkExt, stream};
-use pgwire::api::auth::{StartupHandler, noop::NoopStartupHandler};
+use futures_util::{Sink, SinkExt, StreamExt, stream};
+use pgwire::api::auth::noop::NoopStartupHandler;
 use pgwire::api::portal::Portal;
 use pgwire::api::query::{
     ExtendedQueryHandler, SimpleQueryHandler, send_execution_response, send_query_response, send_ready_for_query,
@@ -19,15 +21,17 @@ use pgwire::api::results::{
     Tag,
 };
 use pgwire::api::stmt::{QueryParser, StoredStatement};
-use pgwire::api::{ClientInfo, ClientPortalStore, PgWireServerHandlers, Type};
+use pgwire::api::{ClientInfo, ClientPortalStore, DefaultClient, NoopHandler, PgWireConnectionState, Type};
 use pgwire::error::{ErrorInfo, PgWireError, PgWireResult};
 use pgwire::messages::PgWireBackendMessage;
 use pgwire::messages::response::{EmptyQueryResponse, ErrorResponse, TransactionStatus};
 use pgwire::messages::simplequery::Query;
-use pgwire::tokio::process_socket;
+use pgwire::tokio::server::{PgWireMessageServerCodec, process_error, process_message};
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpListener;
 use tokio::sync::Notify;
 use tokio_postgres::Config;
+use tokio_util::codec::Framed;
 
 /// What the server replies to a statement.
 #[derive(Clone, Copy, Debug)]
@@ -87,22 +91,28 @@ impl Scripted {
     /// If localhost has no free port.
     pub async fn start() -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
-        let mut config = Config::new();
-        config.host("127.0.0.1").port(listener.local_addr().expect("an address").port()).user("test");
-        let script = Arc::<Script>::default();
-        let server = Self { config, script: script.clone() };
+        let mut server = Self::without_listener();
+        server.config.host("127.0.0.1").port(listener.local_addr().expect("an address").port());
+        let script = server.script.clone();
         tokio::spawn(async move {
             while let Ok((socket, _)) = listener.accept().await {
-                let session = Arc::new(Session { script: script.clone(), close: Notify::new() });
-                tokio::spawn(async move {
-                    tokio::select! {
-                        _ = process_socket(socket, None, Handlers(session.clone())) => {}
-                        () = session.close.notified() => {}
-                    }
-                });
+                tokio::spawn(serve(script.clone(), socket));
             }
         });
         server
+    }
+
+    /// A server without rules that listens nowhere: for [`Scripted::serve`].
+    #[must_use]
+    pub fn without_listener() -> Self {
+        let mut config = Config::new();
+        config.user("test");
+        Self { config, script: Arc::default() }
+    }
+
+    /// Serves one connection, over any stream, until it ends.
+    pub async fn serve(&self, stream: impl AsyncRead + AsyncWrite + Unpin + Send + Sync + 'static) {
+        serve(self.script.clone(), stream).await;
     }
 
     /// How to connect to it.
@@ -323,18 +333,28 @@ fn columns_of(sql: &str) -> Vec<FieldInfo> {
 
 impl NoopStartupHandler for Session {}
 
-struct Handlers(Arc<Session>);
-
-impl PgWireServerHandlers for Handlers {
-    fn simple_query_handler(&self) -> Arc<impl SimpleQueryHandler> {
-        self.0.clone()
+async fn serve(script: Arc<Script>, stream: impl AsyncRead + AsyncWrite + Unpin + Send + Sync + 'static) {
+    let session = Arc::new(Session { script, close: Notify::new() });
+    tokio::select! {
+        () = process(stream, &session) => {}
+        () = session.close.notified() => {}
     }
+}
 
-    fn extended_query_handler(&self) -> Arc<impl ExtendedQueryHandler> {
-        self.0.clone()
-    }
-
-    fn startup_handler(&self) -> Arc<impl StartupHandler> {
-        self.0.clone()
+/// Not `process_socket`: it takes no other stream than tokio's.
+async fn process(stream: impl AsyncRead + AsyncWrite + Unpin + Send + Sync + 'static, session: &Arc<Session>) {
+    let client = DefaultClient::new(SocketAddr::from(([0, 0, 0, 0], 0)), false);
+    let mut stream = Framed::new(stream, PgWireMessageServerCodec::new(client));
+    stream.set_state(PgWireConnectionState::AwaitingStartup);
+    while let Some(Ok(message)) = stream.next().await {
+        let is_extended = message.is_extended_query();
+        let [startup, simple, extended] = [(); 3].map(|()| session.clone());
+        let [copy, cancel] = [(); 2].map(|()| Arc::new(NoopHandler));
+        let done = process_message(message, &mut stream, startup, simple, extended, copy, cancel).await;
+        if let Err(error) = done {
+            if process_error(&mut stream, error, is_extended).await.is_err() {
+                break;
+            }
+        }
     }
 }
