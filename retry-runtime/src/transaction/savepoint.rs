@@ -19,17 +19,32 @@ pub(crate) async fn begin<'a>(
     pipeline: Arc<dyn Pipeline + 'a>,
     name: &impl fmt::Display,
 ) -> Result<Transaction<'a>, DriverError> {
-    // The transaction is made after this wait: a drop during it must not roll back to a savepoint that does not exist.
+    // A drop during this wait must not roll back to a savepoint that does not exist.
     let guard = poll_fn(|cx| context.status.poll_send(cx, BlindSpots::default())).await;
-    let mut tx = Transaction::with_pipeline(context, Some(context.status.mark()), pipeline);
-    // Nothing is to be rolled back if it fails.
-    let result = tx.pipeline.during(context.run(guard, &format!("SAVEPOINT {name}"))).await;
+    let mut sent = Sent { context, name, has_reply: false };
+    let result = pipeline.during(context.run(guard, &format!("SAVEPOINT {name}"))).await;
     if result.is_ok() && context.status.is_begin_pending() {
         // Its reply has arrived. It is read here, so that no statement of the savepoint is held back until after its end.
         poll_fn(|cx| context.status.poll_begin(cx)).await;
     }
-    tx.ended = result.is_err();
-    result.map(|()| tx)
+    sent.has_reply = true;
+    // Statements from before the mark have succeeded, or SAVEPOINT would have failed.
+    result.map(|()| Transaction::with_pipeline(context, Some(context.status.mark()), pipeline))
+}
+
+/// A savepoint that may exist. A drop before the reply ends it, and forgives nothing: none of its statements has left.
+struct Sent<'a, N: fmt::Display> {
+    context: TxContext<'a>,
+    name: &'a N,
+    has_reply: bool,
+}
+
+impl<N: fmt::Display> Drop for Sent<'_, N> {
+    fn drop(&mut self) {
+        if !self.has_reply {
+            self.context.queue_rollback(&rollback_sql(self.name));
+        }
+    }
 }
 
 /// Ends a savepoint, and keeps what was done since it began. If that fails, rolls back to it.

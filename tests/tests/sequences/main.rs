@@ -43,7 +43,7 @@ struct Run {
     number: i32,
     attempt: u32,
     trace: Trace,
-    /// What became of each nested call that could be dropped.
+    /// What became of each nested call and savepoint that could be dropped.
     drops: Arc<Mutex<Vec<Drop>>>,
 }
 
@@ -99,32 +99,38 @@ impl Run {
             Kind::OnCommit => tx.on_commit(self.hook(step)),
             Kind::OnRollback => tx.on_rollback(self.hook(step)),
             Kind::SetRollbackOnly => tx.set_rollback_only(),
-            Kind::Savepoint { steps, end } => self.savepoint(tx, step, steps, *end).await?,
+            Kind::Savepoint { steps, end, dropped_after } => {
+                self.savepoint(tx, step, (steps, *end, *dropped_after)).await?;
+            }
             Kind::Nested { steps, ok, returned, dropped_after: None } => {
                 self.replied(step, nested(tx, steps, *ok, self).await, *returned)?;
             }
             Kind::Nested { steps, ok, returned, dropped_after: Some(polls) } => {
-                let since = self.trace.len();
-                let index = self.with_drops(|drops| {
-                    drops.push(Drop::Ended);
-                    drops.len() - 1
-                });
+                let since = self.can_be_dropped();
                 if let Some(result) = drop_after(*polls, nested(&mut *tx, steps, *ok, self)).await {
                     return self.replied(step, result, *returned);
                 }
-                let drop = if tx.batch_execute(SUCCEED).await.is_ok() { Drop::Undone } else { Drop::Aborted };
-                self.trace.dropped(since, Entry::Dropped(step.id, drop));
-                self.with_drops(|drops| {
-                    drops.truncate(index);
-                    drops.push(drop);
-                });
+                self.dropped(tx, step, since).await;
             }
         }
         Ok(())
     }
 
-    async fn savepoint(&self, tx: &mut Transaction<'_>, step: &Step, steps: &[Step], end: End) -> Result<(), Failure> {
-        let mut savepoint = match tx.transaction().await {
+    async fn savepoint(
+        &self,
+        tx: &mut Transaction<'_>,
+        step: &Step,
+        (steps, end, dropped_after): (&[Step], End, Option<u32>),
+    ) -> Result<(), Failure> {
+        let name = format!("own_{}", step.id);
+        if let Some(polls) = dropped_after {
+            let since = self.can_be_dropped();
+            if drop_after(polls, tx.savepoint(&name)).await.is_none() {
+                self.dropped(tx, step, since).await;
+                return Ok(());
+            }
+        }
+        let mut savepoint = match tx.savepoint(name).await {
             Ok(savepoint) => savepoint,
             Err(error) => return self.replied(step, Err::<(), _>(error), false),
         };
@@ -134,6 +140,24 @@ impl Run {
             End::RollBack => self.replied(step, savepoint.rollback().await, false),
             End::Drop => Ok(()),
         }
+    }
+
+    /// Something that may be dropped begins. Returns where its part of the trace and of the drops begins.
+    fn can_be_dropped(&self) -> (usize, usize) {
+        let index = self.with_drops(|drops| {
+            drops.push(Drop::Ended);
+            drops.len() - 1
+        });
+        (self.trace.len(), index)
+    }
+
+    async fn dropped(&self, tx: &Transaction<'_>, step: &Step, (trace, index): (usize, usize)) {
+        let drop = if tx.batch_execute(SUCCEED).await.is_ok() { Drop::Undone } else { Drop::Aborted };
+        self.trace.dropped(trace, Entry::Dropped(step.id, drop));
+        self.with_drops(|drops| {
+            drops.truncate(index);
+            drops.push(drop);
+        });
     }
 
     fn replied<T, E>(&self, step: &Step, result: Result<T, E>, returned: bool) -> Result<(), Failure>

@@ -51,7 +51,7 @@ struct Mark {
     has_sent_error: bool,
 }
 
-/// Runs the script. `drops`: what became of each nested call that could be dropped. `attempts`: how many there were.
+/// Runs the script. `drops`: what became of each nested call and savepoint that could be dropped. `attempts`: how many there were.
 pub(crate) fn run(script: &Script, drops: &mut dyn Iterator<Item = Drop>, attempts: u32) -> Expected {
     let mut trace = Vec::new();
     let (mut conflicts, mut unseen) = (0, 0);
@@ -117,15 +117,10 @@ impl Attempt<'_> {
             Kind::OnCommit => self.hooks.push((When::Committed, step.id)),
             Kind::OnRollback => self.hooks.push((When::RolledBack, step.id)),
             Kind::SetRollbackOnly => *rollback_only = true,
-            Kind::Savepoint { steps, end } => return self.savepoint(step, steps, *end),
-            Kind::Nested { steps, ok, returned, dropped_after } => {
-                if dropped_after.is_some() {
-                    let drop = self.drops.next().expect("one for each");
-                    if drop != Drop::Ended {
-                        self.dropped(step, drop);
-                        return Ok(());
-                    }
-                }
+            Kind::Savepoint { dropped_after: Some(_), .. } | Kind::Nested { dropped_after: Some(_), .. }
+                if self.is_dropped(step) => {}
+            Kind::Savepoint { steps, end, .. } => return self.savepoint(step, steps, *end),
+            Kind::Nested { steps, ok, returned, .. } => {
                 let ok = self.nested(steps, *ok);
                 self.replied(step, ok);
                 if !ok && *returned {
@@ -161,13 +156,18 @@ impl Attempt<'_> {
         self.is_aborted = true;
     }
 
-    fn dropped(&mut self, step: &Step, drop: Drop) {
+    fn is_dropped(&mut self, step: &Step) -> bool {
+        let drop = self.drops.next().expect("one for each");
+        if drop == Drop::Ended {
+            return false;
+        }
         if drop == Drop::Aborted && !self.is_aborted {
             self.is_aborted = true;
             self.cause.get_or_insert(Cause::Unseen);
         }
         let found = if self.is_aborted { Drop::Aborted } else { Drop::Undone };
         self.trace.push(Entry::Dropped(step.id, found));
+        true
     }
 
     fn replied(&mut self, step: &Step, ok: bool) {

@@ -45,10 +45,11 @@ pub(crate) enum Kind {
     OnCommit,
     OnRollback,
     SetRollbackOnly,
-    /// A savepoint of the body's own.
+    /// A savepoint of the body's own. `dropped_after`: the wait for its begin is dropped first.
     Savepoint {
         steps: Vec<Step>,
         end: End,
+        dropped_after: Option<u32>,
     },
     /// A call of a transactional function.
     Nested {
@@ -85,7 +86,8 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
         let steps = vec(inner.prop_map(step), 0..5);
         let nested = (steps.clone(), prop::bool::weighted(0.8), prop::bool::weighted(0.3), dropped_after(0.2));
         prop_oneof![
-            (steps, end).prop_map(|(steps, end)| Kind::Savepoint { steps, end }),
+            (steps, end, prop::option::weighted(0.1, 1..4_u32))
+                .prop_map(|(steps, end, dropped_after)| Kind::Savepoint { steps, end, dropped_after }),
             nested.prop_map(|(steps, ok, returned, dropped_after)| {
                 let dropped_after = dropped_after.filter(|_| can_be_dropped(&steps));
                 Kind::Nested { steps, ok, returned, dropped_after }

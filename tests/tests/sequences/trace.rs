@@ -9,13 +9,13 @@ pub(crate) enum Entry {
     Attempt(u32),
     /// A step was awaited: whether it succeeded.
     Replied(i32, bool),
-    /// A nested call was dropped.
+    /// A nested call was dropped, or the begin of a savepoint.
     Dropped(i32, Drop),
     /// A hook has run.
     Hook(i32),
 }
 
-/// What became of a nested call that could be dropped.
+/// What became of a nested call or savepoint that could be dropped.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Drop {
     /// It ended before.
