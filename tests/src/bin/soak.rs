@@ -13,7 +13,7 @@ use retry_tests::soak::{Options, run};
 ///
 /// It runs on a throwaway PostgreSQL server, which it crashes. The exit code is 1 if any call returned a wrong result.
 #[derive(Debug, Parser)]
-#[command(name = "soak", args_conflicts_with_subcommands = true)]
+#[command(name = "soak", args_conflicts_with_subcommands = true, after_help = OTHER_CHECKS)]
 struct Args {
     #[command(subcommand)]
     check: Option<Check>,
@@ -68,6 +68,15 @@ enum LevelName {
     /// Counts the anomalies that it allows, too: they show that the check can see
     ReadCommitted,
 }
+
+const OTHER_CHECKS: &str = "\
+Other checks that take longer than scripts/test, each with its own --help:
+  scripts/schedules  what calls share, under many schedules of its tasks
+  scripts/planted    plants bugs in the runtime, and expects these checks to find them
+  scripts/mutants    changes the runtime in many small ways, and expects a test to fail
+  PROPTEST_CASES=100000 cargo test --locked --all-features -p retry-tests --test sequences
+                     random calls, compared with a model
+docs/verification.md has the last figures of each.";
 
 /// A history of this size is checked within seconds.
 const TRANSACTIONS_PER_HISTORY: i64 = 100_000;

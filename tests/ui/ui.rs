@@ -1,30 +1,30 @@
-//! Compile errors: each case in `ui` has its messages beside it. `TRYBUILD=overwrite` records them.
+//! Compile errors: each case in these folders has its messages beside it. `TRYBUILD=overwrite` records them.
 
 use std::io::Write;
 use std::path::Path;
 use std::process::Command;
 
-/// The compiler that recorded `ui/rustc` and `ui/rustc-src`, which contain messages of its own.
+/// The compiler that recorded `rustc` and `rustc-src`, which contain messages of its own.
 const RECORDED_WITH: &str = "rustc 1.95.";
 
 #[test]
 fn ui() {
     let cases = trybuild::TestCases::new();
-    cases.pass("ui/pass/*.rs");
-    cases.compile_fail("ui/fail/*.rs");
+    cases.pass("pass/*.rs");
+    cases.compile_fail("fail/*.rs");
     let version = rustc(&["--version"]);
     if !version.starts_with(RECORDED_WITH) {
         return report_left_out(
-            "ui/rustc and ui/rustc-src",
+            "tests/ui/rustc and tests/ui/rustc-src",
             &format!("recorded with {RECORDED_WITH}*, and this is {version}"),
         );
     }
-    cases.compile_fail("ui/rustc/*.rs");
+    cases.compile_fail("rustc/*.rs");
     // Errors in constants come from inside the standard library. rustc quotes its source if it is installed.
     if Path::new(&rustc(&["--print", "sysroot"])).join("lib/rustlib/src").exists() {
-        return report_left_out("ui/rustc-src", "recorded without the component rust-src, which is installed");
+        return report_left_out("tests/ui/rustc-src", "recorded without the component rust-src, which is installed");
     }
-    cases.compile_fail("ui/rustc-src/*.rs");
+    cases.compile_fail("rustc-src/*.rs");
 }
 
 /// Writes to stderr directly: `eprintln!` shows nothing if the test passes.
