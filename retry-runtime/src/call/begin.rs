@@ -151,6 +151,9 @@ async fn again(context: &TxContext<'_>, sql: &str, error: DriverError) -> Result
 /// Rolls back after a failed BEGIN: if another statement of its message failed, the transaction is open.
 async fn failed(context: &TxContext<'_>, error: DriverError) -> AttemptOutcome {
     let failure = driver::failure_of(&error);
+    if context.was_canceled_at_deadline(&failure) {
+        return AttemptOutcome::not_begun(Error::deadline(Phase::Begin), None, None);
+    }
     let locks = context.policy.queue == Queue::Server;
     let error = if locks && failure.is_missing_table() {
         Error::QueueUnsupported(error.into())
@@ -162,10 +165,6 @@ async fn failed(context: &TxContext<'_>, error: DriverError) -> AttemptOutcome {
         Error::from(error)
     };
     let (ends_session, left_open) = (failure.ends_session, failure.is_open_transaction());
-    // The server's own timeout at the deadline may be seen before this side's.
-    if failure.is_canceled() && context.deadline.has_passed() {
-        return AttemptOutcome::not_begun(Error::deadline(Phase::Begin), None, None);
-    }
     let cause = if left_open {
         context.id.emit(Event::RolledBackLeftOpen, Some(&failure));
         Some(RetryCause::LeftOpen)

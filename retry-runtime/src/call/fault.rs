@@ -9,8 +9,8 @@ use crate::testing::scope;
 
 impl Call<'_> {
     /// An attempt is about to begin.
-    pub(super) fn plan_faults(&mut self) {
-        let function = self.own.as_deref().unwrap_or(&self.callsite.function);
+    pub(super) fn plan_faults(&self) {
+        let function = self.function();
         let attempt = Attempt {
             function: function.name,
             number: self.attempt,

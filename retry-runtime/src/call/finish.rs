@@ -139,9 +139,8 @@ impl Transaction<'_> {
         AttemptOutcome { is_hidden, error, text: body_error.text, ..outcome }
     }
 
-    /// Whether the server has ended a statement at the deadline, faster than this side.
     fn was_canceled_at_deadline(&self) -> bool {
-        self.context.deadline.has_passed() && self.context.status.failure().is_some_and(|failure| failure.is_canceled())
+        self.context.status.failure().is_some_and(|failure| self.context.was_canceled_at_deadline(&failure))
     }
 
     /// The deadline has passed before COMMIT was sent, or before it ran.

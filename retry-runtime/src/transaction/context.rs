@@ -7,6 +7,7 @@ use std::task::{Context, Waker};
 
 use tokio::sync::Notify;
 
+use crate::classify::Failure;
 use crate::driver::{self, Client, DriverError};
 use crate::events::AttemptId;
 use crate::events::spans::SpanRef;
@@ -58,6 +59,11 @@ impl TxContext<'_> {
         let result = driver::run(self.client, sql).await;
         statement.answered(result.as_ref().err());
         result
+    }
+
+    /// Whether the server has ended a statement at the deadline, faster than this side.
+    pub(crate) fn was_canceled_at_deadline(&self, failure: &Failure) -> bool {
+        failure.is_canceled() && self.deadline.has_passed()
     }
 
     /// Rolls back. `Ok`: the server has confirmed it.
