@@ -1,11 +1,11 @@
 //! Plans of transactions, chosen at random from the seed and the transaction's number.
 
+use rand::RngExt;
 use rand::rngs::StdRng;
-use rand::{RngExt, SeedableRng};
 
 use super::Level;
 use super::functions::{Function, functions};
-use crate::soak::plan::{Patience, patience};
+use crate::soak::plan::{Patience, patience, rng_of};
 
 /// The number of keys that are in use at the same time.
 const KEYS: i32 = 40;
@@ -39,8 +39,7 @@ pub(crate) enum Step {
 impl Plan {
     /// The plan of a transaction. The same seed and number give the same plan.
     pub(crate) fn of(level: Level, seed: u64, number: i64) -> Self {
-        let mut rng = StdRng::seed_from_u64(seed ^ number.unsigned_abs().wrapping_mul(0x9E37_79B9_7F4A_7C15));
-        let rng = &mut rng;
+        let rng = &mut rng_of(seed, number);
         let functions = functions(level);
         Self {
             function: &functions[rng.random_range(0..functions.len())],

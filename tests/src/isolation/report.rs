@@ -5,6 +5,7 @@ use std::fmt;
 use std::time::Duration;
 
 use super::Options;
+use crate::soak::report::Counts;
 
 /// The result of a run. Its text is a short table.
 #[derive(Debug)]
@@ -72,25 +73,16 @@ impl Report {
 impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Options { level, transactions, seed, .. } = self.options;
-        writeln!(
+        write!(
             f,
             "{transactions:>9} transactions in {:.0?}, checked in {:.1?}, {level:?}, seed {seed}",
             self.elapsed, self.checked_in
         )?;
-        for (what, count) in &self.counts {
-            writeln!(f, "{count:>9}   {what}")?;
-        }
-        writeln!(f, "{:>9} faults", self.faults())?;
-        for (kind, count) in &self.faults {
-            writeln!(f, "{count:>9}   {kind}")?;
-        }
+        writeln!(f, "{}", Counts(&self.counts))?;
+        writeln!(f, "{:>9} faults{}", self.faults(), Counts(&self.faults))?;
         for (kind, count) in &self.allowed {
             writeln!(f, "{count:>9} allowed: {kind}")?;
         }
-        write!(f, "{:>9} wrong", self.wrong.len())?;
-        for (kind, count) in &self.anomalies {
-            write!(f, "\n{count:>9}   {kind}")?;
-        }
-        Ok(())
+        write!(f, "{:>9} wrong{}", self.wrong.len(), Counts(&self.anomalies))
     }
 }

@@ -8,7 +8,7 @@ mod events;
 pub(crate) mod faults;
 mod functions;
 pub(crate) mod plan;
-mod report;
+pub(crate) mod report;
 mod sources;
 
 use std::io;

@@ -89,10 +89,15 @@ pub(crate) enum Patience {
     },
 }
 
+/// The random choices of this call. The same seed and number give the same choices.
+pub(crate) fn rng_of(seed: u64, number: i64) -> StdRng {
+    StdRng::seed_from_u64(seed ^ number.unsigned_abs().wrapping_mul(0x9E37_79B9_7F4A_7C15))
+}
+
 impl Plan {
     /// The plan of a call. The same seed and number give the same plan.
     pub(crate) fn of(seed: u64, call: i64) -> Self {
-        let mut rng = StdRng::seed_from_u64(seed ^ call.unsigned_abs().wrapping_mul(0x9E37_79B9_7F4A_7C15));
+        let mut rng = rng_of(seed, call);
         let rng = &mut rng;
         let function = &FUNCTIONS[rng.random_range(0..4)][rng.random_range(0..PER_MODULE)];
         let source = rng.random_range(0..NAMES.len());

@@ -76,19 +76,19 @@ impl Report {
 impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let rate = self.calls as u128 * 1_000 / self.elapsed.as_millis().max(1);
-        writeln!(f, "{:>9} calls in {:.0?}, {rate} per second, seed {}", self.calls, self.elapsed, self.seed)?;
-        for (outcome, count) in &self.outcomes {
-            writeln!(f, "{count:>9}   {outcome}")?;
-        }
-        writeln!(f, "{:>9} faults", self.faults())?;
-        for (kind, count) in &self.faults {
-            writeln!(f, "{count:>9}   {kind}")?;
-        }
-        write!(f, "{:>9} wrong", self.wrong.len())?;
-        for (kind, count) in &self.kinds {
-            write!(f, "\n{count:>9}   {kind}")?;
-        }
-        Ok(())
+        write!(f, "{:>9} calls in {:.0?}, {rate} per second, seed {}", self.calls, self.elapsed, self.seed)?;
+        writeln!(f, "{}", Counts(&self.outcomes))?;
+        write!(f, "{:>9} faults{}", self.faults(), Counts(&self.faults))?;
+        write!(f, "\n{:>9} wrong{}", self.wrong.len(), Counts(&self.kinds))
+    }
+}
+
+/// The rows of a table, each after a line break.
+pub(crate) struct Counts<'a, K>(pub(crate) &'a BTreeMap<K, usize>);
+
+impl<K: fmt::Display> fmt::Display for Counts<'_, K> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.iter().try_for_each(|(what, count)| write!(f, "\n{count:>9}   {what}"))
     }
 }
 
