@@ -190,6 +190,61 @@ mod tests {
     }
 
     #[test]
+    fn one_retry_may_be_the_whole_budget() {
+        let policy = Policy { retries: 1, retry_for: Some(Duration::from_secs(60)), ..POLICY };
+        let mut budgets = Budgets::default();
+        let mut millis = || budgets.spend(RetryCause::Class(Class::Connection), &policy).map(|delay| delay.as_millis());
+        assert_eq!([millis(), millis(), millis()], [Some(20), Some(1_000), Some(1_000)]);
+    }
+
+    #[test]
+    fn a_call_knows_which_retries_it_has_used() {
+        let mut budgets = Budgets::default();
+        assert!(!budgets.has_met_read_only() && budgets.conflicts() == 0);
+        for cause in [Class::Connection, Class::Deadlock, Class::Serialization] {
+            assert!(millis(&mut budgets, RetryCause::Class(cause)).is_some());
+        }
+        assert!(!budgets.has_met_read_only() && budgets.conflicts() == 2);
+        assert!(millis(&mut budgets, RetryCause::Class(Class::ReadOnly)).is_some());
+        assert!(budgets.has_met_read_only());
+        assert_eq!(millis(&mut budgets, RetryCause::Asked), Some(50));
+        assert!(budgets.has_met_read_only() && budgets.conflicts() == 3, "once is enough");
+    }
+
+    #[test]
+    fn a_transaction_left_open_is_rolled_back_once() {
+        let mut budgets = Budgets::default();
+        assert_eq!(millis(&mut budgets, RetryCause::LeftOpen), Some(0));
+        assert_eq!(millis(&mut budgets, RetryCause::LeftOpen), None);
+        assert_eq!(millis(&mut budgets, RetryCause::Class(Class::StalePlan)), Some(0));
+    }
+
+    #[test]
+    fn the_class_decides_unless_the_policy_says_otherwise() {
+        let cause = |failure: &Failure| RetryCause::of(failure, &POLICY);
+        assert_eq!(cause(&Failure::of_code("40001")), Some(RetryCause::Class(Class::Serialization)));
+        assert_eq!(cause(&Failure::of_code("08007")), None);
+        assert_eq!(cause(&Failure::of_code("23505")), None);
+        let listed = Policy { retry_on: &["23505"], ..POLICY };
+        assert_eq!(RetryCause::of(&Failure::of_code("23505"), &listed), Some(RetryCause::Listed));
+        let read_only = RetryCause::Class(Class::ReadOnly);
+        assert_eq!(cause(&Failure::of_code("25006")), Some(read_only));
+        let reader = Policy { read_only: true, ..POLICY };
+        assert_eq!(RetryCause::of(&Failure::of_code("25006"), &reader), None, "its body writes");
+        assert_eq!(RetryCause::of(&Failure::of_session(Class::ReadOnly), &reader), Some(read_only));
+    }
+
+    #[test]
+    fn a_retry_needs_another_session_or_keeps_this_one() {
+        let needs_another = |class| RetryCause::Class(class).needs_another_session();
+        assert!(needs_another(Class::Connection) && needs_another(Class::ReadOnly) && !needs_another(Class::Deadlock));
+        let stale_plan = RetryCause::Class(Class::StalePlan);
+        assert!(
+            stale_plan.keeps_session() && RetryCause::LeftOpen.keeps_session() && !RetryCause::Asked.keeps_session()
+        );
+    }
+
+    #[test]
     fn every_cause_has_a_counter() {
         use Class::{Capacity, Connection, Deadlock, Lock, ReadOnly, Serialization, StalePlan};
         use RetryCause::{Asked, BeginCanceled, LeftOpen, Listed, Unseen};

@@ -19,6 +19,13 @@ fn server(severity: Severity, code: &str, message: &str, routine: &str) -> Failu
     Failure::reported(Report { severity, is_severity_exact: true, code, message, routine, error: Arc::new(Sent) })
 }
 
+impl Failure {
+    /// What a server sends with this code.
+    pub(crate) fn of_code(code: &str) -> Self {
+        server(Severity::Error, code, "", "")
+    }
+}
+
 /// What a pooler sends.
 fn pooler(severity: Severity, code: &str, message: &str) -> Failure {
     let (code, message) = (code.into(), message.into());

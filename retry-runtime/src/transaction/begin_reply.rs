@@ -25,6 +25,12 @@ impl BeginReply {
         Self { pending: true, reply: Some(reply), ..Self::default() }
     }
 
+    /// A BEGIN that gets no reply.
+    #[cfg(test)]
+    pub(crate) fn unanswered() -> Self {
+        Self { pending: true, ..Self::default() }
+    }
+
     /// Whether BEGIN has no reply yet, or has failed: no statement that relies on it may leave.
     pub(crate) fn is_pending(&self) -> bool {
         self.pending

@@ -1,10 +1,7 @@
 //! What an attempt knows of its statements, savepoints and failures.
 
-use std::fmt;
-use std::sync::Arc;
-
 use super::*;
-use crate::classify::{Class, Report, Severity};
+use crate::classify::Class;
 
 fn conflict() -> Failure {
     Failure::of_statement(Class::Deadlock)
@@ -15,9 +12,7 @@ fn other() -> Failure {
 }
 
 fn symptom() -> Failure {
-    let (severity, code, message) = (Severity::Error, "25P02".into(), "".into());
-    let error = Arc::new(fmt::Error);
-    Failure::reported(Report { severity, is_severity_exact: true, code, message, routine: None, error })
+    Failure::of_code("25P02")
 }
 
 fn class(status: &AttemptStatus) -> Option<Class> {
@@ -105,6 +100,107 @@ fn the_symptom_of_a_forgiven_failure_is_forgiven() {
     drop(status.send(BlindSpots::default()));
     status.record_of_body(symptom());
     assert!(status.cause_unseen(), "no failure was seen");
+}
+
+#[test]
+fn the_first_sent_error_stands_against_a_commit_unless_its_statement_is_undone() {
+    let status = AttemptStatus::default();
+    let error = || Error::OnCommitUnseen { function: "f" };
+    status.send(BlindSpots::default()).stands_against_commit(error());
+    status.send(BlindSpots::default()).stands_against_commit(Error::EndedByBody);
+    assert!(status.has_sent_error() && !status.is_ready_to_commit());
+    let mark = status.mark();
+    assert!(status.take_sent_error(Some(&mark)).is_none(), "it came before the savepoint");
+    assert!(matches!(status.take_sent_error(None), Some(Error::OnCommitUnseen { .. })));
+    assert!(!status.has_sent_error());
+    let undone = status.send(BlindSpots::default());
+    undone.stands_against_commit(error());
+    status.roll_back_to(mark);
+    assert!(!status.has_sent_error());
+    undone.stands_against_commit(error());
+    assert!(!status.has_sent_error(), "the reply was read after the rollback to the savepoint");
+    let mark = status.mark();
+    status.send(BlindSpots::default()).stands_against_commit(error());
+    assert!(status.take_sent_error(Some(&mark)).is_some());
+}
+
+#[test]
+fn a_failed_statement_before_the_savepoint_keeps_its_error() {
+    let status = AttemptStatus::default();
+    status.send(BlindSpots::default()).stands_against_commit(Error::EndedByBody);
+    let mark = status.mark();
+    status.roll_back_to(mark);
+    assert!(status.has_sent_error());
+}
+
+#[test]
+fn the_deadline_cuts_a_statement_off_if_one_is_open() {
+    let status = AttemptStatus::default();
+    assert!(!status.has_expired() && !status.has_expired_in_statement() && status.is_ready_to_commit());
+    status.expire();
+    assert!(status.has_expired() && !status.has_expired_in_statement() && !status.is_ready_to_commit());
+    status.expire_in_statement();
+    assert!(status.has_expired_in_statement());
+    let status = AttemptStatus::default();
+    let first = status.send(BlindSpots::default());
+    let second = status.send(BlindSpots::default());
+    status.expire();
+    assert!(status.has_expired() && status.has_expired_in_statement());
+    drop((first, second));
+}
+
+#[test]
+fn only_an_open_statement_is_cancelled() {
+    let status = AttemptStatus::default();
+    assert!(!status.begin_interrupt() && !status.is_interrupted() && !status.has_cancel_on_its_way());
+    let statements = [status.send(BlindSpots::default()), status.send(BlindSpots::default())];
+    assert!(status.begin_interrupt() && status.is_interrupted() && status.has_cancel_on_its_way());
+    status.end_interrupt();
+    assert!(status.is_interrupted() && !status.has_cancel_on_its_way());
+    drop(statements);
+}
+
+#[test]
+fn a_statement_without_an_error_has_succeeded_unless_the_driver_stops_reading() {
+    let status = AttemptStatus::default();
+    assert_eq!(status.send(BlindSpots::default()).statement, 0);
+    assert_eq!(status.send(BlindSpots::default()).statement, 1);
+    let status = AttemptStatus::default();
+    let mut statement = status.send(BlindSpots::default());
+    statement.answered(None);
+    assert!(status.is_ready_to_commit());
+    statement.answered(None);
+    drop(statement);
+    assert!(status.is_ready_to_commit(), "a second call and the drop change nothing");
+    let mut cut_short = status.send(BlindSpots { end: true, ..BlindSpots::default() });
+    cut_short.answered(None);
+    assert!(!status.is_ready_to_commit());
+    drop(cut_short);
+    let status = AttemptStatus::default();
+    status.send(BlindSpots { types: true, ..BlindSpots::default() }).answered(None);
+    assert!(!status.is_ready_to_commit(), "a look-up of types may have failed");
+}
+
+#[test]
+fn a_statement_waits_for_begin_unless_it_is_the_first() {
+    let status = AttemptStatus::default();
+    let poll_send = || {
+        let cx = Context::from_waker(std::task::Waker::noop());
+        status.poll_send(&cx, BlindSpots::default()).map(drop)
+    };
+    status.lock().begin = BeginReply::unanswered();
+    assert!(status.is_begin_pending() && !status.is_ready_to_commit());
+    assert!(poll_send().is_ready(), "BEGIN is already on its way");
+    assert!(poll_send().is_pending());
+    status.lock().sent = 2;
+    assert!(poll_send().is_pending());
+    status.expire();
+    assert!(status.has_expired_in_statement(), "the body waits for BEGIN");
+    status.lock().begin = BeginReply::default();
+    assert!(poll_send().is_ready() && !status.holds_back());
+    *status.lock() = Status { begin: BeginReply::unanswered(), ..Status::default() };
+    assert!(status.holds_back(), "a sent statement waits even if it is the first");
+    assert!(poll_send().is_pending(), "it must not overtake one that is held back");
 }
 
 #[test]
