@@ -3,12 +3,13 @@
 //! Plain data ([`Status`], in `state`) behind one lock ([`AttemptStatus`]).
 
 use std::future::poll_fn;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::PoisonError;
 use std::task::{Context, Poll};
 
 use crate::classify::Failure;
 use crate::driver::{self, CommitReply, DriverError, Reply, Row};
 use crate::error::Error;
+use crate::sync::{Mutex, MutexGuard};
 #[cfg(feature = "testing")]
 use crate::testing::attempt::AttemptFaults;
 use crate::transaction::begin_reply::BeginReply;
@@ -345,5 +346,7 @@ impl Drop for StatementGuard<'_> {
     }
 }
 
+#[cfg(all(test, shuttle))]
+mod schedules;
 #[cfg(test)]
 mod tests;
