@@ -218,7 +218,41 @@ async fn end_session(transaction: &Transaction, client: &Client) -> Result<(), D
 
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::{AtomicU32, Ordering};
+
     use super::*;
+    use crate::error::PoolError;
+    use crate::pool::{BoxFuture, Session};
+
+    /// A pool that gives no session, and counts how often it is asked.
+    struct Empty(Class, AtomicU32);
+
+    impl Pool for Empty {
+        fn get(&self) -> BoxFuture<'_, Result<Box<dyn Session>, PoolError>> {
+            self.1.fetch_add(1, Ordering::Relaxed);
+            Box::pin(async { Err(PoolError::new(self.0, "no session")) })
+        }
+    }
+
+    /// How often the look-up asks the pool in 300 ms.
+    async fn requests(class: Class) -> u32 {
+        let pool = Empty(class, AtomicU32::default());
+        let identity = Identity { key: Key::Token(identify::new_token()), early_release: false };
+        let deadline = Deadline::after(Some(Duration::from_millis(300)));
+        assert_eq!(look_up(&pool, &identity, deadline).await, CommitOutcome::Unknown);
+        pool.1.into_inner()
+    }
+
+    #[tokio::test]
+    async fn the_pool_is_asked_again_after_longer_and_longer_pauses() {
+        let requests = requests(Class::Connection).await;
+        assert!((2..=6).contains(&requests), "{requests}");
+    }
+
+    #[tokio::test]
+    async fn a_pool_that_is_closed_is_not_asked_again() {
+        assert_eq!(requests(Class::Fatal).await, 1);
+    }
 
     #[test]
     fn on_the_same_incarnation_the_status_decides() {
