@@ -3,6 +3,7 @@
 mod cause;
 mod history;
 mod identity;
+mod outcome;
 mod phase;
 mod pool;
 
@@ -22,6 +23,7 @@ pub(crate) use self::history::Failures;
 pub use self::history::{FailedAttempt, History};
 pub use self::identity::{Identity, ParseIdentityError};
 pub(crate) use self::identity::{Incarnation, Key, Token, Transaction};
+pub use self::outcome::CommitOutcome;
 pub use self::phase::Phase;
 pub use self::pool::PoolError;
 
@@ -33,8 +35,8 @@ pub use self::pool::PoolError;
 /// # Text and source
 /// The text ([`Display`](fmt::Display)) ends with the text of the cause, so a log that prints only the error says what
 /// happened. [`source`](StdError::source) returns that [`Cause`], whose own text is only the SQLSTATE: a report of the whole
-/// chain (`{:#}` of anyhow) says nothing twice. If the call was retried, the text says how often ([`History`]). [`as_db_error`](Self::as_db_error) and [`class`](Self::class) answer the
-/// most common questions.
+/// chain (`{:#}` of anyhow) says nothing twice. If the call was retried, the text says how often ([`History`]).
+/// [`as_db_error`](Self::as_db_error) and [`class`](Self::class) answer the most common questions.
 ///
 /// ```
 /// use retry_runtime::{Class, Error};
@@ -147,43 +149,6 @@ pub enum Error {
         /// The function that was called.
         function: &'static str,
     },
-}
-
-/// What became of a transaction.
-///
-/// There is no fourth outcome, so this enum can be matched exhaustively.
-///
-/// ```
-/// use retry_runtime::CommitOutcome;
-///
-/// assert_eq!(CommitOutcome::RolledBack.to_string(), "rolled back");
-/// ```
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum CommitOutcome {
-    /// It is committed.
-    Committed,
-    /// It is rolled back, and can no longer be committed.
-    RolledBack,
-    /// The outcome is not known. In reply to [`Identity::resolve`]: this server cannot tell. It is another server or a
-    /// standby. Or the transaction seems to be committed, but the server has crashed, failed over or reset its statistics
-    /// since, so the id may be that of another transaction.
-    Unknown,
-}
-
-impl CommitOutcome {
-    pub(crate) const fn as_str(self) -> &'static str {
-        match self {
-            Self::Committed => "committed",
-            Self::RolledBack => "rolled back",
-            Self::Unknown => "unknown",
-        }
-    }
-}
-
-impl fmt::Display for CommitOutcome {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.pad(self.as_str())
-    }
 }
 
 /// The variants whose cause is an error of the driver.
