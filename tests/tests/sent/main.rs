@@ -1,6 +1,8 @@
 //! `tx.send(…)`: a statement whose reply nothing waits for ends its attempt as an awaited one would.
 #![allow(missing_docs)]
 
+mod rows;
+
 use std::panic::AssertUnwindSafe;
 use std::time::Duration;
 
@@ -137,6 +139,11 @@ async fn body(tx: &mut Transaction<'_>, how: &str) -> Result<i64, Error> {
             insert(tx).await?;
             return Err(own_error());
         }
+        "fails and is seen to, then own error" => {
+            insert(tx).await?;
+            let _ = tx.query_one(sum, &[]).await;
+            return Err(own_error());
+        }
         "ended" => {
             let commit = tx.prepare("COMMIT").await?;
             tx.send(&commit, &[])?;
@@ -218,11 +225,37 @@ async fn a_failure_is_that_of_the_call() {
             assert_eq!(events.all().len(), 0, "{how} on {source}: {events:?}");
             assert_eq!(cents(&db).await, (100, 100), "{how} on {source}");
         }
-        let error = run(&db, source, "fails, then own error").await.unwrap_err();
-        assert!(matches!(error, Error::Pool(_)), "on {source}: {error:?}");
-        assert_eq!(cents(&db).await, (100, 100), "on {source}");
+        for how in ["fails, then own error", "fails and is seen to, then own error"] {
+            let error = run(&db, source, how).await.unwrap_err();
+            assert!(matches!(error, Error::Pool(_)), "{how} on {source}: {error:?}");
+            assert_eq!(cents(&db).await, (100, 100), "{how} on {source}");
+        }
     }
     assert_eq!(db.open_transactions().await, 0);
+}
+
+#[derive(Debug, thiserror::Error)]
+#[error("the sum is not known")]
+enum SumError {
+    Query(#[source] tokio_postgres::Error),
+    Call(#[from] Error),
+}
+
+#[transactional]
+async fn sum_after_a_failure(tx: &mut Transaction<'_>) -> Result<i64, SumError> {
+    insert(tx).await?;
+    let row = tx.query_one("SELECT sum(cents)::bigint FROM accounts", &[]).await.map_err(SumError::Query)?;
+    Ok(row.get(0))
+}
+
+#[tokio::test]
+async fn an_error_of_another_type_reaches_the_caller_unchanged() {
+    let db = database().await;
+    let events = Events::capture();
+    let error = sum_after_a_failure(&db.pool(1)).await.unwrap_err();
+    let SumError::Query(error) = error else { panic!("{error:?}") };
+    assert_eq!(error.code(), Some(&SqlState::IN_FAILED_SQL_TRANSACTION));
+    assert_eq!(events.of("an earlier statement had failed").len(), 1, "{events:?}");
 }
 
 #[tokio::test]
@@ -289,122 +322,6 @@ async fn a_faulty_parameter_is_an_error_of_the_send_and_the_transaction_goes_on(
     let db = database().await;
     with_faulty_parameters(&db.pool(1)).await.unwrap();
     assert_eq!(cents(&db).await, (101, 101));
-}
-
-/// More rows than the driver buffers. It reads no later reply before they are taken.
-#[transactional]
-async fn many_rows(tx: &mut Transaction<'_>, how: &str) -> Result<i32, Error> {
-    const ROWS: &str = "SELECT repeat('x', 100) FROM generate_series(1, 100000)";
-    let rows = tx.prepare_cached(ROWS).await?;
-    match how {
-        "at the end" => {}
-        "awaited" => {
-            tx.send(&rows, &[])?;
-            return Ok(tx.query_one("SELECT 1", &[]).await?.get(0));
-        }
-        "driver's client" => {
-            tx.send(&rows, &[])?;
-            return Ok((**tx).query_one("SELECT 1", &[]).await?.get(0));
-        }
-        "savepoint" => {
-            let savepoint = tx.transaction().await?;
-            savepoint.send(&rows, &[])?;
-            let one = savepoint.query_one("SELECT 1", &[]).await?.get(0);
-            savepoint.send(&rows, &[])?;
-            savepoint.commit().await?;
-            return Ok(one);
-        }
-        "nested" => {
-            tx.send(&rows, &[])?;
-            return Box::pin(many_rows(&mut *tx, "awaited")).await;
-        }
-        "own error" => {
-            tx.send(&rows, &[])?;
-            return Err(own_error());
-        }
-        _ => unreachable!("{how}"),
-    }
-    tx.send(&rows, &[])?;
-    Ok(1)
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn rows_are_dropped() {
-    let db = database().await;
-    let pool = db.pool(1);
-    for how in ["at the end", "awaited", "driver's client", "savepoint", "nested"] {
-        let call = timeout(SOON, many_rows(&pool, how)).await;
-        assert_eq!(call.unwrap_or_else(|_| panic!("{how} hangs")).unwrap(), 1);
-    }
-    let call = timeout(SOON, many_rows(&pool, "own error")).await.expect("the rollback hangs");
-    assert!(matches!(call, Err(Error::Pool(_))), "{call:?}");
-    let mut client = db.client().await;
-    let mut tx = client.transaction().await.unwrap();
-    assert_eq!(timeout(SOON, many_rows(&mut tx, "at the end")).await.expect("it hangs").unwrap(), 1);
-}
-
-/// Adds 10 to account 1, if it has that many, and checks that.
-async fn take(tx: &Transaction<'_>, cents: i64) -> Result<(), Error> {
-    let take = tx.prepare_cached("UPDATE accounts SET cents = cents - $1 WHERE id = 1 AND cents >= $1").await?;
-    Ok(tx.send_expecting(1, &take, &[&cents])?)
-}
-
-#[transactional]
-async fn take_nested(tx: &mut Transaction<'_>, cents: i64) -> Result<(), Error> {
-    take(tx, cents).await
-}
-
-#[transactional(begin = "pipelined")]
-async fn take_from(tx: &mut Transaction<'_>, cents: i64, how: &str) -> Result<(), Error> {
-    match how {
-        "plain" => take(tx, cents).await?,
-        "then awaited" => {
-            take(tx, cents).await?;
-            tx.execute("UPDATE accounts SET cents = 0 WHERE id = 2", &[]).await?;
-        }
-        "own error" => {
-            take(tx, cents).await?;
-            return Err(own_error());
-        }
-        "nested" => take_nested(&mut *tx, cents).await?,
-        "before a nested call" => {
-            take(tx, cents).await?;
-            take_nested(&mut *tx, 1).await?;
-        }
-        "forgiven" => {
-            let error = take_nested(&mut *tx, cents).await.unwrap_err();
-            assert!(matches!(error, Error::UnexpectedRows { expected: 1, found: 0, .. }), "{error:?}");
-            take(tx, 1).await?;
-        }
-        _ => unreachable!("{how}"),
-    }
-    Ok(())
-}
-
-#[tokio::test]
-async fn an_unexpected_number_of_rows_rolls_back() {
-    let db = database().await;
-    let pool = db.pool(1);
-    for how in ["plain", "then awaited", "nested", "before a nested call"] {
-        let events = Events::capture();
-        let error = take_from(&pool, 101, how).await.unwrap_err();
-        assert!(matches!(error, Error::UnexpectedRows { expected: 1, found: 0, .. }), "{how}: {error:?}");
-        assert_eq!(cents(&db).await, (100, 100), "{how}");
-        assert_eq!(events.all().len(), 0, "{how}: {events:?}");
-    }
-    assert!(matches!(take_from(&pool, 101, "own error").await, Err(Error::Pool(_))));
-    take_from(&pool, 101, "forgiven").await.unwrap();
-    take_from(&pool, 9, "plain").await.unwrap();
-    take_from(&pool, 10, "nested").await.unwrap();
-    assert_eq!(cents(&db).await, (80, 100));
-    let mut client = db.client().await;
-    let mut tx = client.transaction().await.unwrap();
-    let error = take_from(&mut tx, 101, "plain").await.unwrap_err();
-    assert!(matches!(error, Error::UnexpectedRows { expected: 1, found: 0, .. }), "{error:?}");
-    take_from(&mut tx, 20, "plain").await.unwrap();
-    tx.commit().await.unwrap();
-    assert_eq!(cents(&db).await, (60, 100));
-    assert_eq!(error.to_string(), "a statement affected 0 rows instead of 1, so the transaction was rolled back");
 }
 
 #[tokio::test]
