@@ -6,6 +6,7 @@ use std::sync::atomic::AtomicI64;
 use deadpool_postgres::Pool;
 use retry_tests::reconnect;
 use retry_tests::rival::{kill, kill_if_running};
+use tokio_postgres::error::SqlState;
 
 use super::*;
 
@@ -38,6 +39,36 @@ async fn an_id_reused_after_a_crash_is_not_mistaken_for_the_same_transaction() {
     let naive: Option<String> = client.query_one(&status, &[]).await.unwrap().get(0);
     assert_eq!(naive.as_deref(), Some("committed"), "the id now belongs to another transaction");
     assert_eq!(unflushed.resolve(&client).await.unwrap(), CommitOutcome::Unknown);
+}
+
+/// An id that the server has not assigned yet was lost in a crash, if it is of an earlier incarnation.
+#[tokio::test]
+async fn an_id_that_was_not_assigned_again_is_of_a_lost_transaction() {
+    let (db, proxy) = setup().await;
+    let mut client = connect(proxy.config()).await;
+    proxy.arm(COMMIT_ARRIVES);
+    let text = identity(resolved(&mut client, 1).await.unwrap_err()).to_string();
+    let fields: Vec<&str> = text.split('/').collect();
+    let [_, pid, timeline, stats_reset, system] = fields[..] else { panic!("{text}") };
+    let earlier = format!("{}0", &stats_reset[1..]);
+    let identity = |xid: u64, reset: &str, system: &str| -> Identity {
+        format!("xid:{xid}/{pid}/{timeline}/{reset}/{system}").parse().unwrap()
+    };
+    let client = db.client().await;
+    for (identity, outcome) in [
+        (identity(4_000_000_000, &earlier, system), CommitOutcome::RolledBack),
+        (identity(4_000_000_000, stats_reset, system), CommitOutcome::Unknown),
+        (identity(4_000_000_000, &earlier, "1"), CommitOutcome::Unknown),
+        (text.parse().unwrap(), CommitOutcome::Committed),
+    ] {
+        assert_eq!(identity.resolve(&client).await.unwrap(), outcome, "{identity}");
+    }
+    let no_right =
+        "REVOKE EXECUTE ON FUNCTION pg_xact_status(xid8) FROM PUBLIC; CREATE ROLE no_right; SET ROLE no_right";
+    client.batch_execute(no_right).await.unwrap();
+    let error = identity(4_000_000_000, &earlier, system).resolve(&client).await.unwrap_err();
+    assert_eq!(error.code(), Some(&SqlState::INSUFFICIENT_PRIVILEGE));
+    client.batch_execute("RESET ROLE; DROP ROLE no_right").await.unwrap();
 }
 
 /// Callers commit while the server crashes repeatedly.
