@@ -186,6 +186,20 @@ async fn the_source_of_the_error_is_the_last_failure() {
     assert_eq!(classify(&error), Some(Class::Fatal));
 }
 
+#[transactional(deadline = LIMIT)]
+async fn ignore_then_hang(tx: &mut Transaction<'_>) -> Result<(), Error> {
+    let _ = tx.execute("INSERT INTO accounts VALUES (1, 0)", &[]).await;
+    std::future::pending().await
+}
+
+#[tokio::test]
+async fn the_source_of_the_error_may_be_a_failure_that_the_body_ignored() {
+    let db = database().await;
+    let error = ignore_then_hang(&db.pool(1)).await.unwrap_err();
+    assert!(matches!(error, Error::DeadlineExceeded { phase: Phase::Body, .. }), "{error:?}");
+    assert_eq!(error.as_db_error().expect("the failure").code().code(), "23505");
+}
+
 /// Blocks its thread past the deadline, so it cannot be interrupted.
 #[transactional(deadline = LIMIT)]
 async fn block_the_thread(tx: &mut Transaction<'_>) -> Result<(), Error> {
