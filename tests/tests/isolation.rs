@@ -12,7 +12,7 @@ async fn run_at(level: Level, transactions: i64) -> Report {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn serializable_functions_show_no_anomaly() {
-    const TRANSACTIONS: usize = 50_000;
+    const TRANSACTIONS: usize = 100_000;
     let report = run_at(Level::Serializable, TRANSACTIONS.try_into().unwrap()).await;
     // An idle run proves nothing.
     for (what, per_thousand) in [

@@ -213,8 +213,7 @@ impl Transaction<'_> {
                 return no_reply(self.context.id, self.context.policy, Some(error), identity);
             }
         };
-        let flush = self.flush();
-        let reply = match CommitReply::send(self.context.client, &sql, statements_before + 1, flush) {
+        let reply = match CommitReply::send(self.context.client, &sql, statements_before + 1, self.flush()) {
             Ok(reply) => reply,
             Err(error) => return Box::pin(self.commit_not_sent(error)).await,
         };
@@ -227,7 +226,7 @@ impl Transaction<'_> {
                     return no_reply(self.context.id, self.context.policy, Some(error), identity);
                 }
                 // The session is in use until the reply to the flush arrives. The call waits for it, not this.
-                status.set_in_transaction(!matches!(flush, Flush::None) && status.is_flush_pending());
+                status.set_in_transaction(status.is_flush_pending());
                 self.ended = true;
                 AttemptOutcome { identity, ..AttemptOutcome::new(CommitOutcome::Committed) }
             }
