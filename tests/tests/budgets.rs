@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use retry_runtime::{Class, Error, Transaction, classify, transactional};
+use retry_tests::proxy::{Cut, Fault, Proxy};
 use retry_tests::rival::{Rival, pid, terminate, wait_until};
 use retry_tests::{Database, connect};
 use tokio_postgres::Client;
@@ -269,6 +270,18 @@ async fn a_lock_timeout_is_a_lock_conflict() {
     rival.batch_execute("BEGIN; UPDATE accounts SET cents = 7 WHERE id = 1").await.unwrap();
     let error = short_lock_timeout(&db.pool(1)).await.unwrap_err();
     assert_eq!(classify(&error), Some(Class::Lock));
+}
+
+#[tokio::test]
+async fn a_conflict_is_not_retried_on_a_client_whose_connection_fails_in_the_rollback() {
+    let db = database().await;
+    let proxy = Proxy::start(db.config()).await.unwrap();
+    let (mut client, attempts) = (connect(proxy.config()).await, AtomicU32::new(0));
+    proxy.arm(Fault { text: "ROLLBACK", request: 0, reply: 0, cut: Cut::Close });
+    let sql = "DO $$BEGIN RAISE SQLSTATE '40001'; END$$";
+    let error = runs(&mut client, sql, &attempts).await.unwrap_err();
+    assert_eq!(classify(&error), Some(Class::Serialization));
+    assert_eq!(attempts.load(Ordering::Relaxed), 1);
 }
 
 #[tokio::test]
