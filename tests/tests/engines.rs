@@ -267,8 +267,14 @@ async fn a_session_that_the_server_ends_is_replaced() {
 async fn an_ambiguous_result_is_retried_only_if_the_function_asks() {
     let server = Scripted::start().await;
     let pool = pool(server.config(), 1);
+    let events = Events::capture();
     server.once("COMMIT", error("40003", AMBIGUOUS));
     assert_eq!(retry_unknown(&pool).await.unwrap(), 2);
+    let message = "server is shutting down";
+    server.once("COMMIT", Reply::Error { severity: "FATAL", code: "57P01", message, routine: None });
+    assert_eq!(report(&pool).await.unwrap(), 2, "it writes nothing");
+    let retries: Vec<_> = events.of("retrying").into_iter().map(|retry| retry["sqlstate"].clone()).collect();
+    assert_eq!(retries, ["40003", "57P01"]);
     server.once("COMMIT", Reply::Close);
     assert!(matches!(plain(&pool).await, Err(Error::CommitUnknown { identity: None, .. })));
 }
