@@ -192,6 +192,8 @@ async fn mistakes_are_not_retried() {
         ("INSERT INTO accounts VALUES (1, 0)", "23505"),
         ("SELECT FROM nowhere", "42P01"),
         ("SELECT 1 / 0", "22012"),
+        // It says that an earlier statement has failed. But none has, and none is without a reply.
+        ("DO $$BEGIN RAISE SQLSTATE '25P02'; END$$", "25P02"),
         ("SET LOCAL statement_timeout = 1; SELECT pg_sleep(10)", "57014"),
     ] {
         let attempts = AtomicU32::new(0);
