@@ -4,8 +4,9 @@
 //! nearly all their time in deadlocks, however long they sleep before a retry. One at a time, they cannot deadlock.
 //!
 //! The gate closes if fewer calls committed during the deadlocked attempt than would have if they had run one after the
-//! other. It stays closed for twice as long as that attempt took. If the next costly deadlock follows soon, that time doubles. So an occasional
-//! deadlock costs little, and a function that deadlocks all the time runs one at a time nearly always.
+//! other. It stays closed for twice as long as that attempt took. If the next costly deadlock follows soon, that time
+//! doubles. So an occasional deadlock costs little, and a function that deadlocks all the time runs one at a time nearly
+//! always.
 //!
 //! Attempts that began before are still in deadlocks with each other, and the server would find these one after the other.
 //! If their sessions can be cancelled, `interrupt` cancels the statements that they wait for.

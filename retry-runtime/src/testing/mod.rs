@@ -2,8 +2,8 @@
 //!
 //! A function whose attempts all commit in tests is not known to survive a retry. With the feature `testing`, a call in
 //! [`with_faults`] fails as its [`Plan`] says, and is retried. The variable `RETRY_FAULTS` does the same to all calls of an
-//! existing test suite. [`drop_after`] drops a call while it runs. [`assert_retry_safe`] tries all of it. [The guide](crate::guide::testing) shows all of
-//! them.
+//! existing test suite. [`drop_after`] drops a call while it runs. [`assert_retry_safe`] tries all of it.
+//! [The guide](crate::guide::testing) shows all of them.
 //!
 //! The server itself raises each fault but [`Fault::PoolExhausted`]: it rolls the transaction back, or ends the session. So a
 //! retry here takes the same way as one in production.

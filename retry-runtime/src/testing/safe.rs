@@ -18,9 +18,11 @@ const MAX_PLACES: u32 = 200;
 /// Panics unless `call` has the same effects with each fault as without one.
 ///
 /// The call runs twice without a fault. Then it runs with each [`Fault`], before `BEGIN`, at each statement and before
-/// `COMMIT`, and is dropped after each of its polls. [`Fault::Slow`] is not tried: it makes no attempt fail. Before each run, the rows of `tables` are restored. After it, they are compared, and
-/// so are the value that the call returned and the number of hooks that its commits ran. A call that was dropped, or that
-/// returned an error although no conflict was the fault, must have done all or nothing.
+/// `COMMIT`, and is dropped after each of its polls. [`Fault::Slow`] is not tried: it makes no attempt fail.
+///
+/// Before each run, the rows of `tables` are restored. After it, they are compared, and so are the value that the call
+/// returned and the number of hooks that its commits ran. A call that was dropped, or that returned an error although no
+/// conflict was the fault, must have done all or nothing.
 ///
 /// Return what else the call does, such as the number of mails:
 ///
