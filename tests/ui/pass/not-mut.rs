@@ -1,5 +1,7 @@
 //! A parameter type may contain `&mut` if the body cannot write to the caller's data through it.
 
+#![allow(dead_code, clippy::type_complexity)]
+
 use std::marker::PhantomData;
 
 use retry_runtime::{Error, Transaction, transactional};

@@ -1,6 +1,7 @@
 //! A function keeps its visibility, `unsafe`, `extern`, attributes and inner attributes.
 
 #![deny(unsafe_op_in_unsafe_fn, unused, unused_qualifications)]
+#![allow(clippy::double_must_use)]
 
 pub mod bank {
     pub mod accounts {

@@ -1,6 +1,6 @@
 //! Items with the same names as those in the expansion do not change its meaning.
 
-#![allow(dead_code, unused_macros, non_snake_case)]
+#![allow(dead_code, unused_macros, non_snake_case, clippy::never_loop)]
 
 use retry_runtime::{Transaction, transactional};
 
