@@ -1,4 +1,6 @@
 //! Compile errors: each case in these folders has its messages beside it. `TRYBUILD=overwrite` records them.
+#![forbid(unsafe_code)]
+#![warn(clippy::pedantic)]
 
 use std::io::Write;
 use std::path::Path;
