@@ -148,7 +148,11 @@ mod tests {
     const POLICY: Policy = Policy { retries: 2, deadlock_retries: Some(3), jitter: Jitter::None, ..Policy::DEFAULT };
 
     fn millis(budgets: &mut Budgets, cause: RetryCause) -> Option<u128> {
-        budgets.spend(cause, &POLICY).map(|delay| delay.as_millis())
+        millis_under(&POLICY, budgets, cause)
+    }
+
+    fn millis_under(policy: &Policy, budgets: &mut Budgets, cause: RetryCause) -> Option<u128> {
+        budgets.spend(cause, policy).map(|delay| delay.as_millis())
     }
 
     #[test]
@@ -177,7 +181,7 @@ mod tests {
     fn transient_failures_are_retried_for_a_time_beyond_their_budget() {
         let policy = Policy { retry_for: Some(Duration::from_secs(60)), ..POLICY };
         let mut budgets = Budgets::default();
-        let millis = |budgets: &mut Budgets, cause| budgets.spend(cause, &policy).map(|delay| delay.as_millis());
+        let millis = |budgets: &mut Budgets, cause| millis_under(&policy, budgets, cause);
         let connection = RetryCause::Class(Class::Connection);
         for expected in [20, 1_000, 1_000, 1_000] {
             assert_eq!(millis(&mut budgets, connection), Some(expected));
@@ -193,7 +197,7 @@ mod tests {
     fn one_retry_may_be_the_whole_budget() {
         let policy = Policy { retries: 1, retry_for: Some(Duration::from_secs(60)), ..POLICY };
         let mut budgets = Budgets::default();
-        let mut millis = || budgets.spend(RetryCause::Class(Class::Connection), &policy).map(|delay| delay.as_millis());
+        let mut millis = || millis_under(&policy, &mut budgets, RetryCause::Class(Class::Connection));
         assert_eq!([millis(), millis(), millis()], [Some(20), Some(1_000), Some(1_000)]);
     }
 
