@@ -51,14 +51,14 @@ async fn an_id_that_was_not_assigned_again_is_of_a_lost_transaction() {
     let fields: Vec<&str> = text.split('/').collect();
     let [_, pid, timeline, stats_reset, system] = fields[..] else { panic!("{text}") };
     let earlier = format!("{}0", &stats_reset[1..]);
-    let identity = |xid: u64, reset: &str, system: &str| -> Identity {
+    let identity_of = |xid: u64, reset: &str, system: &str| -> Identity {
         format!("xid:{xid}/{pid}/{timeline}/{reset}/{system}").parse().unwrap()
     };
     let client = db.client().await;
     for (identity, outcome) in [
-        (identity(4_000_000_000, &earlier, system), CommitOutcome::RolledBack),
-        (identity(4_000_000_000, stats_reset, system), CommitOutcome::Unknown),
-        (identity(4_000_000_000, &earlier, "1"), CommitOutcome::Unknown),
+        (identity_of(4_000_000_000, &earlier, system), CommitOutcome::RolledBack),
+        (identity_of(4_000_000_000, stats_reset, system), CommitOutcome::Unknown),
+        (identity_of(4_000_000_000, &earlier, "1"), CommitOutcome::Unknown),
         (text.parse().unwrap(), CommitOutcome::Committed),
     ] {
         assert_eq!(identity.resolve(&client).await.unwrap(), outcome, "{identity}");
@@ -66,7 +66,7 @@ async fn an_id_that_was_not_assigned_again_is_of_a_lost_transaction() {
     let no_right =
         "REVOKE EXECUTE ON FUNCTION pg_xact_status(xid8) FROM PUBLIC; CREATE ROLE no_right; SET ROLE no_right";
     client.batch_execute(no_right).await.unwrap();
-    let error = identity(4_000_000_000, &earlier, system).resolve(&client).await.unwrap_err();
+    let error = identity_of(4_000_000_000, &earlier, system).resolve(&client).await.unwrap_err();
     assert_eq!(error.code(), Some(&SqlState::INSUFFICIENT_PRIVILEGE));
     client.batch_execute("RESET ROLE; DROP ROLE no_right").await.unwrap();
 }

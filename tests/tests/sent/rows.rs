@@ -54,7 +54,7 @@ async fn rows_are_dropped() {
     assert_eq!(timeout(SOON, many_rows(&mut tx, "at the end")).await.expect("it hangs").unwrap(), 1);
 }
 
-/// Adds 10 to account 1, if it has that many, and checks that.
+/// Takes this much from account 1, and checks that it had that much.
 async fn take(tx: &Transaction<'_>, cents: i64) -> Result<(), Error> {
     let take = tx.prepare_cached("UPDATE accounts SET cents = cents - $1 WHERE id = 1 AND cents >= $1").await?;
     Ok(tx.send_expecting(1, &take, &[&cents])?)
